@@ -1,0 +1,19 @@
+"""fastobs: observability and profiling for FastAPI, in one call."""
+
+from __future__ import annotations
+
+from ._exchange import current
+from ._instrument import Handle, instrument
+from ._version import __version__
+from .config import Settings
+from .errors import ConfigError, FastobsError
+
+__all__ = [
+    "ConfigError",
+    "FastobsError",
+    "Handle",
+    "Settings",
+    "__version__",
+    "current",
+    "instrument",
+]

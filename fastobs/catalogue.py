@@ -136,7 +136,7 @@ HTTP_SLOW = Metric(
 HTTP_EXCEPTIONS = Metric(
     "fastobs_exceptions_total",
     "counter",
-    "Exceptions that no handler of the application caught.",
+    "Exceptions that ended a request with a 5xx, or cut its response short.",
     (ROUTE, ERROR),
 )
 HTTP_WEBSOCKETS = Metric(

@@ -6,24 +6,36 @@ of a gauge, the quantile of a counter) is a ValueError while the board or the ru
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from .catalogue import Metric
 
 __all__ = [
+    "ALERTS",
     "COMMON",
+    "PROMETHEUS",
+    "SCRAPE_DURATION",
+    "SCRAPE_SAMPLES",
+    "UP",
     "WINDOW",
     "average",
     "bucket",
+    "buckets",
     "count",
     "gauge",
     "increase",
     "largest",
+    "named",
     "or_zero",
+    "over",
+    "present",
     "quantile",
     "rate",
     "ratio",
     "select",
+    "smallest",
+    "top",
     "total",
 ]
 
@@ -32,6 +44,25 @@ WINDOW = "$__rate_interval"
 
 COMMON = frozenset({"job", "instance"})
 """Labels that Prometheus adds to every series."""
+
+UP = Metric("up", "gauge", "1 while the target answers scrapes.")
+SCRAPE_DURATION = Metric("scrape_duration_seconds", "gauge", "How long the last scrape took.")
+SCRAPE_SAMPLES = Metric(
+    "scrape_samples_post_metric_relabeling", "gauge", "Samples that the last scrape brought."
+)
+ALERTS = Metric(
+    "ALERTS",
+    "gauge",
+    "1 while an alert is pending or firing.",
+    ("alertname", "alertstate", "severity", "slo", "window"),
+)
+
+PROMETHEUS = {metric.name: metric for metric in (UP, SCRAPE_DURATION, SCRAPE_SAMPLES, ALERTS)}
+"""What Prometheus itself adds to what we emit; hence not in the catalogue."""
+
+_OF_COUNTERS = frozenset({"rate", "irate", "increase", "resets"})
+
+_MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 
 
 def select(metric: Metric, *matchers: str, suffix: str = "") -> str:
@@ -47,7 +78,8 @@ def select(metric: Metric, *matchers: str, suffix: str = "") -> str:
     """
     known = COMMON | set(metric.shown_labels) | ({"le"} if suffix == "_bucket" else set())
     for matcher in matchers:
-        label = matcher.partition("=")[0].rstrip("!")
+        found = _MATCHER.match(matcher)
+        label = found[1] if found else matcher
         _require(label in known, f"{metric.name} has no label {label!r}; it has {sorted(known)}.")
     return f"{metric.name}{suffix}" + (f"{{{', '.join(matchers)}}}" if matchers else "")
 
@@ -58,14 +90,22 @@ def gauge(metric: Metric, *matchers: str) -> str:
     return select(metric, *matchers)
 
 
-def rate(metric: Metric, *matchers: str, window: str = WINDOW, of: str = "count") -> str:
+def rate(
+    metric: Metric, *matchers: str, window: str = WINDOW, of: str = "count", ago: str = ""
+) -> str:
     """Events per second of a counter, or of a histogram's count or sum (``of="sum"``)."""
-    return f"rate({_counter(metric, *matchers, of=of)}[{window}])"
+    return f"rate({_counter(metric, *matchers, of=of)}[{window}]{_offset(ago)})"
 
 
 def increase(metric: Metric, *matchers: str, window: str = WINDOW, of: str = "count") -> str:
     """Events within the window."""
     return f"increase({_counter(metric, *matchers, of=of)}[{window}])"
+
+
+def over(function: str, metric: Metric, *matchers: str, window: str = WINDOW) -> str:
+    """A function of a gauge's course: ``changes``, ``min_over_time``, ``deriv``."""
+    _require(function not in _OF_COUNTERS, f"{function}() is for counters; {metric.name} is none.")
+    return f"{function}({gauge(metric, *matchers)}[{window}])"
 
 
 def bucket(metric: Metric, bound: float, *matchers: str, window: str = WINDOW) -> str:
@@ -76,14 +116,25 @@ def bucket(metric: Metric, bound: float, *matchers: str, window: str = WINDOW) -
     return f"rate({select(metric, *matchers, le, suffix='_bucket')}[{window}])"
 
 
+def buckets(
+    metric: Metric, *matchers: str, by: Iterable[str] = (), window: str = WINDOW, ago: str = ""
+) -> str:
+    """The rates of all buckets, for a heatmap."""
+    _require(metric.kind == "histogram", f"{metric.name} is a {metric.kind}, not a histogram.")
+    rates = f"rate({select(metric, *matchers, suffix='_bucket')}[{window}]{_offset(ago)})"
+    return total(rates, by=[*_labels(metric, by), "le"])
+
+
 def quantile(
-    q: float, metric: Metric, *matchers: str, by: Iterable[str] = (), window: str = WINDOW
+    q: float,
+    metric: Metric,
+    *matchers: str,
+    by: Iterable[str] = (),
+    window: str = WINDOW,
+    ago: str = "",
 ) -> str:
     """The q-quantile of a histogram, over everything but the labels in ``by``."""
-    _require(metric.kind == "histogram", f"{metric.name} is a {metric.kind}, not a histogram.")
-    labels = ", ".join([*_labels(metric, by), "le"])
-    inner = f"rate({select(metric, *matchers, suffix='_bucket')}[{window}])"
-    return f"histogram_quantile({q:g}, sum by ({labels}) ({inner}))"
+    return f"histogram_quantile({q:g}, {buckets(metric, *matchers, by=by, window=window, ago=ago)})"
 
 
 def average(metric: Metric, *matchers: str, by: Iterable[str] = (), window: str = WINDOW) -> str:
@@ -103,9 +154,29 @@ def largest(expression: str, *, by: Iterable[str] = ()) -> str:
     return _aggregate("max", expression, by)
 
 
+def smallest(expression: str, *, by: Iterable[str] = ()) -> str:
+    """The smallest over everything but the labels in ``by``."""
+    return _aggregate("min", expression, by)
+
+
 def count(expression: str, *, by: Iterable[str] = ()) -> str:
     """How many series there are, by the labels in ``by``."""
     return _aggregate("count", expression, by)
+
+
+def present(expression: str, *, by: Iterable[str] = ()) -> str:
+    """1 where there is any series, by the labels in ``by``."""
+    return _aggregate("group", expression, by)
+
+
+def top(k: int, expression: str) -> str:
+    """The k largest series at each moment."""
+    return f"topk({k}, {expression})"
+
+
+def named(expression: str, label: str, *, empty: str) -> str:
+    """The same series, with a word where the label is empty."""
+    return f'label_replace({expression}, "{label}", "{empty}", "{label}", "")'
 
 
 def or_zero(expression: str, like: str | None = None) -> str:
@@ -122,6 +193,10 @@ def _counter(metric: Metric, *matchers: str, of: str) -> str:
     _require(metric.kind != "gauge", f"{metric.name} is a gauge; it has no rate.")
     _require(of in {"count", "sum"}, f"of={of!r}; a histogram has a count and a sum.")
     return select(metric, *matchers, suffix=f"_{of}" if metric.kind == "histogram" else "")
+
+
+def _offset(ago: str) -> str:
+    return f" offset {ago}" if ago else ""
 
 
 def _labels(metric: Metric, by: Iterable[str]) -> list[str]:

@@ -1,0 +1,110 @@
+"""``GET /metrics``: negotiated, compressed, guarded, and rendered off the event loop."""
+
+from __future__ import annotations
+
+import gzip
+from hmac import compare_digest
+from time import perf_counter
+
+import anyio
+import anyio.to_thread
+from prometheus_client import REGISTRY, CollectorRegistry
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from . import catalogue
+from .cells import Meters
+from .cells.bridge import others
+from .cells.render import OPENMETRICS, TEXT, render
+
+__all__ = ["exposition", "metrics_page"]
+
+
+def metrics_page(
+    meters: Meters, *, token: str | None, registry: CollectorRegistry = REGISTRY
+) -> ASGIApp:
+    """An ASGI app that answers with all metrics.
+
+    Args:
+        meters: Ours.
+        token: Bearer token that must be sent; None lets everybody in.
+        registry: Whose other metrics are appended.
+    """
+    limiter: list[anyio.CapacityLimiter] = []
+    took = meters.histogram(catalogue.SELF_SCRAPE)
+
+    def produce(*, openmetrics: bool, compressed: bool) -> bytes:
+        started = perf_counter()
+        body = exposition(meters, registry, openmetrics=openmetrics)
+        if compressed:
+            # Level 1 takes a tenth of the default's time for a body a third larger.
+            body = gzip.compress(body, compresslevel=1)
+        took.observe(perf_counter() - started)
+        return body
+
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        if scope["method"] not in {"GET", "HEAD"}:
+            response: Response = PlainTextResponse(
+                "Method Not Allowed\n", status_code=405, headers={"Allow": "GET, HEAD"}
+            )
+        elif token is not None and not _allowed(headers.get("authorization", ""), token):
+            response = PlainTextResponse(
+                "Send the token of fastobs' metrics.token: 'Authorization: Bearer ...'.\n",
+                status_code=401,
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        else:
+            if not limiter:
+                # One thread of its own: def endpoints may hold all the others.
+                limiter.append(anyio.CapacityLimiter(1))
+            openmetrics = _wants_openmetrics(headers.get("accept", ""))
+            compressed = _accepts_gzip(headers.get("accept-encoding", ""))
+            body = await anyio.to_thread.run_sync(
+                lambda: produce(openmetrics=openmetrics, compressed=compressed),
+                limiter=limiter[0],
+            )
+            response = Response(
+                body,
+                headers={"Vary": "Accept, Accept-Encoding"}
+                | ({"Content-Encoding": "gzip"} if compressed else {}),
+                media_type=OPENMETRICS if openmetrics else TEXT,
+            )
+        await response(scope, receive, send)
+
+    return page
+
+
+def exposition(meters: Meters, registry: CollectorRegistry, *, openmetrics: bool) -> bytes:
+    """Everything there is to show now, in one of the two text formats."""
+    meters.refresh()
+    text = render(meters, openmetrics=openmetrics) + others(registry, openmetrics=openmetrics)
+    return (text + "# EOF\n" if openmetrics else text).encode()
+
+
+def _allowed(authorization: str, token: str) -> bool:
+    scheme, _, given = authorization.partition(" ")
+    return scheme.lower() == "bearer" and compare_digest(given.strip().encode(), token.encode())
+
+
+def _wants_openmetrics(accept: str) -> bool:
+    """Whether OpenMetrics is preferred over text; RFC 9110 section 12.5.1, as far as scrapers go."""
+    weights = {kind: weight for kind, weight in map(_weighed, accept.split(",")) if kind}
+    openmetrics = weights.get("application/openmetrics-text", 0.0)
+    text = max(weights.get("text/plain", 0.0), weights.get("text/*", 0.0), weights.get("*/*", 0.0))
+    return openmetrics > 0 and openmetrics >= text
+
+
+def _accepts_gzip(accept_encoding: str) -> bool:
+    weights = dict(map(_weighed, accept_encoding.split(",")))
+    return weights.get("gzip", weights.get("*", 0.0)) > 0
+
+
+def _weighed(entry: str) -> tuple[str, float]:
+    name, *parameters = (part.strip().lower() for part in entry.split(";"))
+    weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+    try:
+        return name, float(weight)
+    except ValueError:
+        return name, 0.0

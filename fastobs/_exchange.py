@@ -1,0 +1,172 @@
+"""Exchange: what is known about one request and its response, in one mutable object."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from starlette.types import Scope
+
+from ._contain import contain
+from ._routes import Routes
+
+__all__ = ["CURRENT", "METHODS", "Exchange", "current"]
+
+METHODS = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
+)
+"""Methods that may become a label; any other is ``_OTHER``
+(https://opentelemetry.io/docs/specs/semconv/registry/attributes/http/)."""
+
+# Ids need no secrecy, and a process that was forked must not repeat its sibling's.
+_ids = random.Random()  # noqa: S311
+os.register_at_fork(after_in_child=_ids.seed)
+
+
+class Exchange:
+    """One request and its response, from arrival to the last byte.
+
+    Signals and probes write to it while it is open; once closed it does not change. Threads and
+    child tasks of the request see the same object, through `current`.
+
+    Attributes:
+        method: As a label: one of the known methods or ``_OTHER``.
+        started: When the request arrived, on the middleware's clock, in seconds.
+        duration: Seconds to the last byte of the response; 0.0 until the exchange is closed.
+        status: The status code sent, or None if no response was started.
+        error_type: Class of the exception, ``client_disconnect``, ``cancelled``,
+            ``incomplete_response`` or the status code of a 5xx; empty when nothing failed.
+        request_bytes: Body bytes received.
+        response_bytes: Body bytes sent.
+        parts: Seconds by part, for the breakdown.
+        headers: Response headers that signals add.
+    """
+
+    __slots__ = (
+        "_headers_in",
+        "_request_id",
+        "_route",
+        "_routes",
+        "_span_id",
+        "_trace_id",
+        "closed",
+        "disconnected",
+        "duration",
+        "error_type",
+        "exception",
+        "headers",
+        "inflight",
+        "method",
+        "parts",
+        "profile_id",
+        "request_bytes",
+        "response_bytes",
+        "sampled",
+        "scope",
+        "span",
+        "started",
+        "status",
+    )
+
+    def __init__(self, scope: Scope, routes: Routes, started: float) -> None:
+        self.scope = scope
+        self.started = started
+        method = scope["method"]
+        self.method: str = method if method in METHODS else "_OTHER"
+        self.duration = 0.0
+        self.status: int | None = None
+        self.error_type = ""
+        self.exception: BaseException | None = None
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.inflight = 0
+        self.closed = False
+        self.disconnected = False
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.parts: dict[str, float] = {}
+        self.profile_id: str | None = None
+        self.span: Any = None
+        self.sampled = False
+        self._routes = routes
+        self._route: str | None = None
+        self._headers_in: dict[bytes, bytes] | None = None
+        self._trace_id: str | None = None
+        self._span_id: str | None = None
+        self._request_id: str | None = None
+
+    @property
+    def route(self) -> str:
+        """The declared template; empty while routing has not happened, and if nothing matched."""
+        if self._route is None:
+            try:
+                route = self._routes.template(self.scope)
+            except Exception as error:
+                contain("routes", error)
+                route = ""
+            if not self.closed:
+                return route
+            self._route = route
+        return self._route
+
+    @property
+    def request_headers(self) -> dict[bytes, bytes]:
+        """Request headers by lower-case name; of repeated ones the last."""
+        if self._headers_in is None:
+            self._headers_in = dict(self.scope["headers"])
+        return self._headers_in
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex characters: the span's, the caller's, or made up here."""
+        if self._trace_id is None:
+            self._trace_id = f"{_ids.getrandbits(128) or 1:032x}"
+        return self._trace_id
+
+    @trace_id.setter
+    def trace_id(self, value: str) -> None:
+        self._trace_id = value
+
+    @property
+    def span_id(self) -> str:
+        """16 hex characters."""
+        if self._span_id is None:
+            self._span_id = f"{_ids.getrandbits(64) or 1:016x}"
+        return self._span_id
+
+    @span_id.setter
+    def span_id(self, value: str) -> None:
+        self._span_id = value
+
+    @property
+    def request_id(self) -> str:
+        """The caller's ``X-Request-Id`` if it is a reasonable one, else the trace id."""
+        if self._request_id is None:
+            given = self.request_headers.get(b"x-request-id", b"")
+            # Anything may be in the header; what goes into a log line must be short and plain.
+            plain = 0 < len(given) <= 128 and given.isascii() and given.decode().isprintable()
+            self._request_id = given.decode() if plain else self.trace_id
+        return self._request_id
+
+    @property
+    def path(self) -> str:
+        """The path as requested, without the query; for log lines and spans, never for labels."""
+        path: str = self.scope["path"]
+        return path
+
+
+CURRENT: ContextVar[Exchange | None] = ContextVar("fastobs_exchange", default=None)
+
+
+def current() -> Exchange | None:
+    """The exchange of the running request; None outside a request, and in its background tasks."""
+    exchange = CURRENT.get()
+    return None if exchange is None or exchange.closed else exchange
+
+
+Finish = Callable[[Exchange], None]
+"""Told once, when the exchange is closed."""
+Signal = Callable[[Exchange], Finish | None]
+"""Told when an exchange begins; answers with what wants to know its end, or nothing."""

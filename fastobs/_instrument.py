@@ -1,0 +1,158 @@
+"""`instrument`: the composition root, the only place that knows everyone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from . import catalogue
+from ._endpoint import metrics_page
+from ._exchange import Signal
+from ._middleware import Middleware
+from ._process import Process, process
+from ._routes import Routes, declared
+from .config import Settings, load
+from .errors import ConfigError
+
+__all__ = ["Handle", "instrument"]
+
+
+def instrument(app: Starlette, settings: Settings | None = None, /, **sections: Any) -> Handle:
+    """Have the app observed: metrics, traces, slow-request lines, profiles on demand.
+
+    Call it once, at any time before the first request: at module level, in a factory, or in the
+    lifespan; before or after routes, middleware, engines and clients exist. A second call for the
+    same app changes nothing and answers with the first one's handle.
+
+    Args:
+        app: A FastAPI or Starlette application.
+        settings: All settings at once.
+        sections: Single sections, as their class, as a dict, or None to switch one off:
+            ``instrument(app, slow={"after": 0.5}, profiles=None)``.
+
+    Raises:
+        ConfigError: A setting that cannot work, or a path of ours that the app already has.
+    """
+    if not isinstance(app, Starlette):
+        msg = (
+            f"instrument() takes a FastAPI or Starlette application, not {type(app).__name__}. "
+            "If the app is wrapped in a middleware, pass the application inside."
+        )
+        raise ConfigError(msg)
+    if (handle := getattr(app.state, "fastobs", None)) is not None:
+        assert isinstance(handle, Handle)
+        return handle
+    return Handle(app, load(settings, sections), process())
+
+
+class Handle:
+    """What `instrument` set up for one app.
+
+    Attributes:
+        settings: What applies to this app.
+    """
+
+    def __init__(self, app: Starlette, settings: Settings, shared: Process) -> None:
+        self.settings = settings
+        self._app = app
+        self._process = shared
+        self._undo: list[Callable[[], None]] = []
+        pages = dict(self._pages())
+        _refuse_collisions(app, pages)
+        routes = Routes(app)
+        signals = list(self._signals())
+
+        def wrap(stack: ASGIApp) -> Middleware:
+            return Middleware(
+                stack,
+                signals=signals,
+                routes=routes,
+                pages={path: page for path, (page, _) in pages.items()},
+                excluded=() if settings.metrics is None else settings.metrics.exclude,
+                sockets=shared.meters.gauge(catalogue.HTTP_WEBSOCKETS).add,
+            )
+
+        self._insert(wrap)
+        shared.enter(settings, app)
+        self._undo.append(shared.leave)
+        app.state.fastobs = self
+
+    def status(self) -> str:
+        """What is watched, what was found but cannot be, and the line to add; for people."""
+        return self._process.probes.status()
+
+    def uninstrument(self) -> None:
+        """Restore the app as it was; what was counted stays counted."""
+        while self._undo:
+            self._undo.pop()()
+        with suppress(AttributeError, KeyError):
+            del self._app.state.fastobs
+
+    def _pages(self) -> Iterator[tuple[str, tuple[ASGIApp, str]]]:
+        """What we answer ourselves: by path, with the setting that moves it."""
+        metrics = self.settings.metrics
+        if metrics is not None and metrics.path is not None:
+            token = metrics.token.get_secret_value() if metrics.token else None
+            yield metrics.path, (metrics_page(self._process.meters, token=token), "metrics.path")
+
+    def _signals(self) -> Iterator[Signal]:
+        """Who is told about an exchange. The first is told last of its end, so it knows the most."""
+        from .signals.metrics import http
+
+        settings, meters = self.settings, self._process.meters
+        if settings.slow is not None:
+            from .signals.slow import slow_requests
+
+            yield slow_requests(settings.slow, meters, self._process.lines.put)
+        if settings.metrics is not None:
+            yield http(meters)
+
+    def _insert(self, wrap: Callable[[ASGIApp], Middleware]) -> None:
+        app = self._app
+        before = app.__dict__.get("build_middleware_stack")
+        build = app.build_middleware_stack
+        inserted = True
+
+        def build_wrapped() -> ASGIApp:
+            return wrap(build()) if inserted else build()
+
+        def remove() -> None:
+            # Somebody may have wrapped our function in the meantime; then it must become harmless.
+            nonlocal inserted
+            inserted = False
+            if app.__dict__.get("build_middleware_stack") is build_wrapped:
+                if before is None:
+                    del app.__dict__["build_middleware_stack"]
+                else:
+                    app.__dict__["build_middleware_stack"] = before
+            if isinstance(app.middleware_stack, Middleware):
+                app.middleware_stack = app.middleware_stack.app
+
+        # On the instance, so that the stack is wrapped whenever it is built: routes and middleware
+        # may be added until then, and we are outside even of ServerErrorMiddleware.
+        app.__dict__["build_middleware_stack"] = build_wrapped
+        if app.middleware_stack is not None:
+            app.middleware_stack = wrap(app.middleware_stack)
+        self._undo.append(remove)
+
+
+def _refuse_collisions(app: Starlette, pages: dict[str, tuple[ASGIApp, str]]) -> None:
+    taken = {getattr(route, "path", None) for route in app.routes}
+    taken.update(template for _, template in declared(app.routes))
+    for path, (_, setting) in pages.items():
+        if path in taken:
+            msg = (
+                f"The app already has a route at {path!r}, where fastobs would answer. "
+                f"Set {setting} to another path"
+                + (
+                    ", or to None to keep your own endpoint; it shows our metrics too if it serves "
+                    "prometheus_client's default registry."
+                    if setting == "metrics.path"
+                    else "."
+                )
+            )
+            raise ConfigError(msg)

@@ -1,0 +1,89 @@
+"""What a process has one of: its meters, its log writer, its probes."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache, cached_property
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import REGISTRY
+from starlette.applications import Starlette
+
+from . import catalogue
+from ._contain import report_to
+from ._outbox import Outbox
+from ._version import __version__
+from ._service import identify
+from .cells import Meters
+from .cells.bridge import CellsCollector
+from .config import Service, Settings
+from .probes import Probes
+
+__all__ = ["Process", "process"]
+
+
+class Process:
+    """Shared by all instrumented apps of the process: their series cannot be told apart anyway."""
+
+    def __init__(self, meters: Meters | None = None) -> None:
+        self.meters = meters or Meters()
+        self.probes = Probes(self.meters)
+        report_to(lambda component: self.meters.counter(catalogue.SELF_ERRORS, component).add())
+        # What alerts read exists from the first scrape; a counter born with its first event has no
+        # rate for it.
+        for component in ("request", "metrics", "traces", "slow", "profiles"):
+            self.meters.counter(catalogue.SELF_ERRORS, component)
+        for source in ("limiter", "app", "middleware", "upstream"):
+            self.meters.counter(catalogue.LIMIT_REJECTED, "", source)
+        self.meters.gauge(
+            catalogue.BUILD_INFO,
+            __version__,
+            platform.python_version(),
+            _version("fastapi"),
+            _version("starlette"),
+        ).set(1.0)
+
+        self._apps = 0
+        self._collector: CellsCollector | None = None
+
+    def enter(self, settings: Settings, app: Starlette) -> None:
+        """One more app is instrumented: attach to its libraries, and to prometheus_client."""
+        self._apps += 1
+        if self._collector is None:
+            self._collector = CellsCollector(self.meters)
+            REGISTRY.register(self._collector)
+        self._introduce(settings.service, app)
+        self.probes.attach(settings)
+
+    def leave(self) -> None:
+        """One app fewer; with the last one everything is detached."""
+        self._apps -= 1
+        if self._apps == 0:
+            self.probes.detach()
+            if self._collector is not None:
+                REGISTRY.unregister(self._collector)
+                self._collector = None
+
+    def _introduce(self, service: Service, app: Starlette) -> None:
+        who = identify(service, app)
+        self.meters.gauge(catalogue.TARGET_INFO, who.name, who.version, who.environment).set(1.0)
+
+    @cached_property
+    def lines(self) -> Outbox[tuple[str, dict[str, object]]]:
+        """Takes log lines; made with the first app, since it imports structlog."""
+        from .signals.slow import lines
+
+        return lines(self.meters)
+
+
+@cache
+def process() -> Process:
+    """The process's own."""
+    return Process()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,127 @@
+"""The route of a request as it was declared, read from what routing left behind in the scope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from starlette.routing import BaseRoute, Host, Mount, Route
+from starlette.types import ASGIApp, Scope
+
+__all__ = ["Routes", "declared"]
+
+
+class Routes:
+    """Finds the template of the route that served a request, without matching the path again.
+
+    Most requests are answered from the scope alone. Where that is not enough (mounts, and plain
+    Starlette routes inside FastAPI) a table of the application's routes is, keyed by the identity
+    of what routing selected. Only a route that is mounted in several places needs a look at the path.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._table: dict[int, list[tuple[Any, str]]] = {}
+        self._size = -1
+
+    def template(self, scope: Scope) -> str:
+        """The full declared template with router prefixes and mounts; empty when nothing matched.
+
+        The proxy's own prefix (``root_path``) is not part of it: it is where the app is deployed,
+        not what it declares.
+        """
+        route = scope.get("route")
+        fastapi = scope.get("fastapi")
+        # FastAPI >= 0.137 keeps the prefixes of include_router() off the route itself.
+        included = fastapi.get("effective_route_context") if fastapi else None
+        if included is not None and (route is None or included.original_route is route):
+            leaf = included
+        else:
+            leaf = route
+        # Starlette sets app_root_path when a request goes through a mount, and only then.
+        if "app_root_path" not in scope and leaf is not None:
+            return _path(leaf)
+        return self._look_up(scope, leaf)
+
+    def _look_up(self, scope: Scope, leaf: Any) -> str:
+        if (included := leaf) is not None and isinstance(_original(included), (Mount, Host)):
+            leaf = None
+        selected = scope.get("endpoint") if leaf is None else leaf
+        if selected is None:
+            return ""
+        found = self._table.get(id(selected))
+        if found is None:
+            self._learn()
+            found = self._table.get(id(selected), [])
+        if len(found) == 1:
+            return found[0][1]
+        return _first_match(found, scope)
+
+    def _learn(self) -> None:
+        # Routes are only ever added. Walking the tree is repeated when one was, not for each miss.
+        entries = list(declared(getattr(self._app, "routes", ())))
+        if len(entries) == self._size:
+            return
+        table: dict[int, list[tuple[Any, str]]] = {}
+        for selected, template in entries:
+            known = table.setdefault(id(selected), [])
+            if template not in (other for _, other in known):
+                # The object is kept, so that its id cannot pass to another one.
+                known.append((selected, template))
+        self._table, self._size = table, len(entries)
+
+
+def declared(routes: Iterable[BaseRoute], prefix: str = "") -> Iterator[tuple[Any, str]]:
+    """Everything that routing can select, with its full template."""
+    for route in _contexts(routes):
+        original = _original(route)
+        if isinstance(original, Mount):
+            inner = getattr(original.app, "routes", None) or original.routes
+            if inner:
+                yield from declared(inner, prefix + _mount_path(route))
+            else:
+                # An ASGI app that we cannot look into: static files, another framework.
+                yield original.app, prefix + _path(route)
+        elif isinstance(original, Host):
+            yield from declared(original.routes, prefix)
+        elif (path := _path(route)) or hasattr(original, "endpoint"):
+            yield route, prefix + path
+            yield original, prefix + path
+            if isinstance(original, Route):
+                yield original.endpoint, prefix + path
+
+
+def _contexts(routes: Iterable[BaseRoute]) -> Iterator[Any]:
+    for route in routes:
+        # FastAPI >= 0.137: an included router has no path of its own, but contexts that do.
+        contexts = getattr(route, "effective_route_contexts", None)
+        if contexts is None:
+            yield route
+        else:
+            yield from contexts()
+
+
+def _original(route: Any) -> Any:
+    return getattr(route, "original_route", route)
+
+
+def _path(route: Any) -> str:
+    starlette = getattr(route, "starlette_route", None)
+    return getattr(starlette or route, "path_format", "") or ""
+
+
+def _mount_path(route: Any) -> str:
+    return _path(route).removesuffix("/{path}")
+
+
+def _first_match(candidates: list[tuple[Any, str]], scope: Scope) -> str:
+    """Of several places where a route is mounted, the one that the request came through."""
+    path = scope["path"].removeprefix(scope.get("app_root_path", "")).strip("/").split("/")
+    for _, template in candidates:
+        parts = template.strip("/").split("/")
+        if len(parts) == len(path) and all(
+            part == "{path}" or part.startswith("{") or part == piece
+            for part, piece in zip(parts, path, strict=True)
+        ):
+            return template
+    return candidates[0][1] if candidates else ""

@@ -1,0 +1,283 @@
+"""Settings: one frozen section per concern, from code or from ``FASTOBS_<SECTION>_<FIELD>``.
+
+Durations are seconds, sizes are bytes. A section that is ``None`` switches its concern off. What is
+given in code wins over the environment, which wins over the defaults.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings.exceptions import SettingsError
+
+from .errors import ConfigError
+
+__all__ = [
+    "Caches",
+    "Limits",
+    "Metrics",
+    "Pools",
+    "Profiles",
+    "Runtime",
+    "Service",
+    "Settings",
+    "Slow",
+    "Traces",
+    "load",
+]
+
+logger = logging.getLogger("fastobs")
+
+PROBE_PATHS = ("/health", "/healthz", "/health/live", "/health/ready", "/livez", "/readyz", "/ping")
+DOCS_PATHS = ("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/favicon.ico")
+
+
+def _absolute(path: Any) -> Any:
+    if isinstance(path, str) and not (path.startswith("/") and path.strip("/")):
+        msg = f"a path begins with '/' and is not the root, like '/metrics'; {path!r} is not"
+        raise ValueError(msg)
+    return path.rstrip("/") if isinstance(path, str) else path
+
+
+def _split(paths: Any) -> Any:
+    return [path.strip() for path in paths.split(",")] if isinstance(paths, str) else paths
+
+
+UrlPath = Annotated[str, BeforeValidator(_absolute)]
+Paths = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""In the environment: separated by commas."""
+
+
+class Section(BaseModel):
+    """What every section has in common: it is frozen, and a misspelt field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Service(Section):
+    """Who we are, in metrics, traces and log lines.
+
+    Defaults come from ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES``, then from the app's
+    title and version.
+    """
+
+    name: str | None = None
+    version: str | None = None
+    environment: str | None = None
+
+
+class Metrics(Section):
+    """The metrics of requests, and where they are read."""
+
+    path: UrlPath | None = "/metrics"
+    """Where Prometheus scrapes; None if the app has an endpoint of its own."""
+    token: SecretStr | None = None
+    """Bearer token that a scraper must send."""
+    exclude: Paths = PROBE_PATHS + DOCS_PATHS
+    """Request paths that are neither measured, traced nor logged; ``/internal/*`` for a prefix."""
+
+
+class Slow(Section):
+    """When a request gets a line in the log that says why it was slow."""
+
+    after: PositiveFloat = 1.0
+    """Seconds; a request that took longer gets a line."""
+    routes: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Seconds by route template, where the general threshold does not fit."""
+    per_minute: PositiveInt = 120
+    """Lines; what exceeds it is counted and told by the next line as ``suppressed``."""
+
+
+class Traces(Section):
+    """The server span of each request."""
+
+    sample: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of new traces to record; None leaves it to ``OTEL_TRACES_SAMPLER``. A provider that the
+    app configures itself keeps its own sampler."""
+    server_spans: Literal["fastobs", "contrib", "native"] = "fastobs"
+    """Who makes the span: we, opentelemetry-instrumentation-fastapi, or FastAPI itself."""
+    shutdown_after: PositiveFloat = 3.0
+    """Seconds that unsent spans may hold up the end of the process."""
+
+
+class Profiles(Section):
+    """Profiles on demand, for requests that carry the header ``X-Profile``."""
+
+    token: SecretStr | None = None
+    """What the header must carry; without it no request is profiled (but see ``debug`` in docs)."""
+    directory: Path | None = None
+    """Where profiles are kept; None is a private folder under the system's temporary one."""
+    path: UrlPath = "/_fastobs"
+    """Prefix of the viewer."""
+    max_count: PositiveInt = 200
+    max_bytes: PositiveInt = 100_000_000
+    max_age: PositiveFloat = 7 * 86_400.0
+    """Seconds."""
+    interval: PositiveFloat = 0.001
+    """Seconds between samples."""
+    max_seconds: PositiveFloat = 30.0
+    """Seconds of one request that are profiled at most; the request goes on without."""
+    per_minute: PositiveInt = 6
+    """Profiles per worker: profiling one request slows its neighbours."""
+
+
+class Pools(Section):
+    """Connection pools."""
+
+
+class Caches(Section):
+    """Caches."""
+
+
+class Limits(Section):
+    """Rate limiters and 429s."""
+
+
+class Runtime(Section):
+    """Event loop, threads, garbage collector, process."""
+
+    tick: PositiveFloat = 0.25
+    """Seconds between two heartbeats of the event loop."""
+
+
+class _KnownFieldsOnly(PydanticBaseSettingsSource):
+    """The environment without what is not ours.
+
+    Kubernetes puts FASTOBS_SERVICE_HOST into every pod beside a Service named fastobs, so an unknown
+    name from there is a warning, while an unknown keyword in code is an error.
+    """
+
+    def __init__(self, settings: type[BaseSettings], env: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings)
+        self._env = env
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self._env.get_field_value(field, field_name)
+
+    def __call__(self) -> dict[str, Any]:
+        found = self._env()
+        for name, values in found.items():
+            if isinstance(values, dict):
+                known = SECTIONS[name].model_fields
+                for stranger in values.keys() - known.keys():
+                    logger.warning(
+                        "fastobs: FASTOBS_%s_%s is no setting and was ignored; %s has: %s.",
+                        name.upper(),
+                        stranger.upper(),
+                        name,
+                        ", ".join(sorted(known)) or "no fields",
+                    )
+                    del values[stranger]
+        return found
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, one section per concern."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="FASTOBS_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        env_parse_none_str="none",
+        nested_model_default_partial_update=True,
+    )
+
+    service: Service = Service()
+    metrics: Metrics | None = Metrics()
+    slow: Slow | None = Slow()
+    traces: Traces | None = Traces()
+    profiles: Profiles | None = Profiles()
+    pools: Pools | None = Pools()
+    caches: Caches | None = Caches()
+    limits: Limits | None = Limits()
+    runtime: Runtime | None = Runtime()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _KnownFieldsOnly(settings_cls, env_settings)
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "service": Service,
+    "metrics": Metrics,
+    "slow": Slow,
+    "traces": Traces,
+    "profiles": Profiles,
+    "pools": Pools,
+    "caches": Caches,
+    "limits": Limits,
+    "runtime": Runtime,
+}
+
+
+def load(settings: Settings | None, sections: dict[str, Any]) -> Settings:
+    """The settings that `instrument` was given, over the environment, over the defaults.
+
+    Raises:
+        ConfigError: With what is wrong, why, and what to write instead.
+    """
+    given = {} if settings is None else {name: getattr(settings, name) for name in SECTIONS}
+    try:
+        return Settings(**{**given, **sections})
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+    except SettingsError as error:
+        msg = f"The environment cannot be read as fastobs settings: {error}: {error.__cause__}"
+        raise ConfigError(msg) from error
+
+
+def _explain(error: ValidationError) -> str:
+    return "\n".join(_sentence(problem) for problem in error.errors(include_url=False))
+
+
+def _sentence(problem: Any) -> str:
+    section, *rest = [str(part) for part in problem["loc"]] or ["settings"]
+    field = rest[0] if rest else None
+    if problem["type"] == "extra_forbidden":
+        where, known = (
+            (section, sorted(SECTIONS[section].model_fields)) if field else ("", sorted(SECTIONS))
+        )
+        wrong = f"{where}.{field}" if field else section
+        return f"{wrong} is no fastobs setting. Known: {', '.join(known) or 'none'}."
+    setting = ".".join([section, *rest])
+    variable = "_".join(["FASTOBS", section, *rest[:1]]).upper()
+    default = _default(section, field)
+    given = "***" if field == "token" else repr(problem["input"])
+    reason = problem["msg"].removeprefix("Value error, ")
+    return (
+        f"{setting}={given} cannot be used: {reason}. "
+        f"Set it in instrument(app, {section}={{...}}) or {variable}; the default is {default!r}."
+    )
+
+
+def _default(section: str, field: str | None) -> Any:
+    if section not in SECTIONS or field not in SECTIONS[section].model_fields:
+        return Settings.model_fields[section].default if section in SECTIONS else None
+    return SECTIONS[section].model_fields[field].get_default(call_default_factory=True)
