@@ -12,13 +12,12 @@ __all__ = ["contain", "contained", "report_to"]
 logger = logging.getLogger("fastobs")
 
 _logged: set[tuple[str, str]] = set()
-_count: Callable[[str], None] = lambda component: None  # noqa: ARG005
+_counters: list[Callable[[str], None]] = []
 
 
 def report_to(count: Callable[[str], None]) -> None:
     """Have every contained error counted by its component."""
-    global _count
-    _count = count
+    _counters[:] = [count]
 
 
 def contain(component: str, error: Exception) -> None:
@@ -29,7 +28,8 @@ def contain(component: str, error: Exception) -> None:
     Raises:
         Exception: The error itself, under ``FASTOBS_STRICT=1``, which our tests set.
     """
-    _count(component)
+    for count in _counters:
+        count(component)
     place = (component, type(error).__qualname__)
     if place not in _logged:
         _logged.add(place)

@@ -43,6 +43,8 @@ class Exchange:
         response_bytes: Body bytes sent.
         parts: Seconds by part, for the breakdown.
         headers: Response headers that signals add.
+        leaving: Called when the app has returned, in the task and context that the exchange began
+            in: the place to give back ContextVars. Background tasks are over then, too.
     """
 
     __slots__ = (
@@ -50,8 +52,8 @@ class Exchange:
         "_request_id",
         "_route",
         "_routes",
-        "_span_id",
-        "_trace_id",
+        "_span_number",
+        "_trace_number",
         "closed",
         "disconnected",
         "duration",
@@ -59,6 +61,7 @@ class Exchange:
         "exception",
         "headers",
         "inflight",
+        "leaving",
         "method",
         "parts",
         "profile_id",
@@ -90,11 +93,12 @@ class Exchange:
         self.profile_id: str | None = None
         self.span: Any = None
         self.sampled = False
+        self.leaving: list[Callable[[], object]] = []
         self._routes = routes
         self._route: str | None = None
         self._headers_in: dict[bytes, bytes] | None = None
-        self._trace_id: str | None = None
-        self._span_id: str | None = None
+        self._trace_number = 0
+        self._span_number = 0
         self._request_id: str | None = None
 
     @property
@@ -121,24 +125,31 @@ class Exchange:
     @property
     def trace_id(self) -> str:
         """32 hex characters: the span's, the caller's, or made up here."""
-        if self._trace_id is None:
-            self._trace_id = f"{_ids.getrandbits(128) or 1:032x}"
-        return self._trace_id
-
-    @trace_id.setter
-    def trace_id(self, value: str) -> None:
-        self._trace_id = value
+        return f"{self.trace_number:032x}"
 
     @property
     def span_id(self) -> str:
         """16 hex characters."""
-        if self._span_id is None:
-            self._span_id = f"{_ids.getrandbits(64) or 1:016x}"
-        return self._span_id
+        return f"{self.span_number:016x}"
 
-    @span_id.setter
-    def span_id(self, value: str) -> None:
-        self._span_id = value
+    @property
+    def trace_number(self) -> int:
+        """The trace id as OpenTelemetry's API has it."""
+        if self._trace_number == 0:
+            self._trace_number = _ids.getrandbits(128) or 1
+        return self._trace_number
+
+    @property
+    def span_number(self) -> int:
+        """The span id as OpenTelemetry's API has it."""
+        if self._span_number == 0:
+            self._span_number = _ids.getrandbits(64) or 1
+        return self._span_number
+
+    def joins(self, trace_number: int, span_number: int) -> None:
+        """The exchange is this span of this trace; without one it makes up its own ids."""
+        self._trace_number = trace_number
+        self._span_number = span_number
 
     @property
     def request_id(self) -> str:

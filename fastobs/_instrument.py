@@ -9,12 +9,13 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from . import catalogue
+from . import _tracing, catalogue
 from ._endpoint import metrics_page
 from ._exchange import Signal
 from ._middleware import Middleware
 from ._process import Process, process
 from ._routes import Routes, declared
+from ._service import identify
 from .config import Settings, load
 from .errors import ConfigError
 
@@ -37,9 +38,10 @@ def instrument(app: Starlette, settings: Settings | None = None, /, **sections: 
     Raises:
         ConfigError: A setting that cannot work, or a path of ours that the app already has.
     """
-    if not isinstance(app, Starlette):
+    given: object = app
+    if not isinstance(given, Starlette):
         msg = (
-            f"instrument() takes a FastAPI or Starlette application, not {type(app).__name__}. "
+            f"instrument() takes a FastAPI or Starlette application, not {type(given).__name__}. "
             "If the app is wrapped in a middleware, pass the application inside."
         )
         raise ConfigError(msg)
@@ -63,17 +65,19 @@ class Handle:
         self._undo: list[Callable[[], None]] = []
         pages = dict(self._pages())
         _refuse_collisions(app, pages)
+        if settings.traces is not None:
+            self._undo.append(_tracing.prepare(app, settings.traces))
         routes = Routes(app)
-        signals = list(self._signals())
 
         def wrap(stack: ASGIApp) -> Middleware:
             return Middleware(
                 stack,
-                signals=signals,
+                signals=list(self._signals(stack)),
                 routes=routes,
                 pages={path: page for path, (page, _) in pages.items()},
                 excluded=() if settings.metrics is None else settings.metrics.exclude,
                 sockets=shared.meters.gauge(catalogue.HTTP_WEBSOCKETS).add,
+                started=self._started,
             )
 
         self._insert(wrap)
@@ -99,7 +103,16 @@ class Handle:
             token = metrics.token.get_secret_value() if metrics.token else None
             yield metrics.path, (metrics_page(self._process.meters, token=token), "metrics.path")
 
-    def _signals(self) -> Iterator[Signal]:
+    def _started(self) -> None:
+        """The app has set up what it sets up; what is missing is ours."""
+        if (traces := self.settings.traces) is not None:
+            shared = self._process
+            who = identify(self.settings.service, self._app)
+            _tracing.provide(traces, who, shared.meters, shared.head)
+            if traces.server_spans == "fastobs":
+                _tracing.spare_probe(self._app)
+
+    def _signals(self, stack: ASGIApp) -> Iterator[Signal]:
         """Who is told about an exchange. The first is told last of its end, so it knows the most."""
         from .signals.metrics import http
 
@@ -110,6 +123,8 @@ class Handle:
             yield slow_requests(settings.slow, meters, self._process.lines.put)
         if settings.metrics is not None:
             yield http(meters)
+        if settings.traces is not None:
+            yield _tracing.signal_for(stack, settings.traces, self._process.head)
 
     def _insert(self, wrap: Callable[[ASGIApp], Middleware]) -> None:
         app = self._app

@@ -32,6 +32,7 @@ class Middleware:
         pages: What we answer ourselves, by path; each also answers below its path.
         excluded: Paths that are passed on unseen; with a final ``*``, everything that begins so.
         sockets: Told +1 and -1 as WebSocket connections come and go.
+        started: Called once, when the app's start-up is complete or its first request comes.
         clock: Seconds.
     """
 
@@ -44,6 +45,7 @@ class Middleware:
         pages: Mapping[str, ASGIApp],
         excluded: Sequence[str],
         sockets: Callable[[int], None],
+        started: Callable[[], None],
         clock: Clock = perf_counter,
     ) -> None:
         self.app = app
@@ -55,6 +57,7 @@ class Middleware:
         # One look decides for nearly every request that nothing below concerns it.
         self._special = (*self._pages, *self._excluded_prefixes)
         self._sockets = sockets
+        self._started: Callable[[], None] | None = started
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,6 +76,8 @@ class Middleware:
             await self._observe(scope, receive, send)
 
     async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._started is not None:
+            self._start()
         clock = self._clock
         exchange = Exchange(scope, self._routes, clock())
         scope["fastobs"] = exchange
@@ -86,6 +91,9 @@ class Middleware:
             raise
         finally:
             passage.returned()
+            for leave in exchange.leaving:
+                with contained("request"):
+                    leave()
             CURRENT.reset(token)
 
     def _page(self, path: str) -> ASGIApp | None:
@@ -97,10 +105,21 @@ class Middleware:
     def _starts_excluded(self, path: str) -> bool:
         return bool(self._excluded_prefixes) and path.startswith(self._excluded_prefixes)
 
+    def _start(self) -> None:
+        started, self._started = self._started, None
+        if started is not None:
+            with contained("start"):
+                started()
+
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "websocket":
+        if scope["type"] == "websocket":
+            await self._connect(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        else:
             await self.app(scope, receive, send)
-            return
+
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         with contained("websockets"):
             self._sockets(1)
         try:
@@ -108,6 +127,15 @@ class Middleware:
         finally:
             with contained("websockets"):
                 self._sockets(-1)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                # The app's own set-up is done, and no request waits yet.
+                self._start()
+            await send(message)
+
+        await self.app(scope, receive, tell)
 
 
 class Passage:

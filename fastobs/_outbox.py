@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ._contain import contain
 
@@ -40,7 +40,8 @@ class Outbox(Generic[T]):
         self._limit = limit
         self._dropped = dropped
         self._lock = threading.Lock()
-        self._forget_thread()
+        self._queue: SimpleQueue[T | threading.Event] = SimpleQueue()
+        self._thread: threading.Thread | None = None
         _outboxes.add(self)
 
     def put(self, item: T) -> None:
@@ -81,19 +82,19 @@ class Outbox(Generic[T]):
             except Exception as error:
                 contain(self._name, error)
 
-    def _forget_thread(self) -> None:
-        self._queue: SimpleQueue[T | threading.Event] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+    def begin_anew(self) -> None:
+        """In a forked child: the thread stayed with the parent, and so did what waited for it."""
+        self._lock = threading.Lock()
+        self._queue = SimpleQueue()
+        self._thread = None
 
 
-_outboxes: weakref.WeakSet[Outbox[object]] = weakref.WeakSet()
+_outboxes: weakref.WeakSet[Outbox[Any]] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    # The thread stayed with the parent, and so did what waited for it.
     for outbox in list(_outboxes):
-        outbox._lock = threading.Lock()
-        outbox._forget_thread()
+        outbox.begin_anew()
 
 
 def _at_exit() -> None:

@@ -12,12 +12,13 @@ from starlette.applications import Starlette
 from . import catalogue
 from ._contain import report_to
 from ._outbox import Outbox
-from ._version import __version__
 from ._service import identify
+from ._version import __version__
 from .cells import Meters
 from .cells.bridge import CellsCollector
 from .config import Service, Settings
 from .probes import Probes
+from .signals.traces import Head
 
 __all__ = ["Process", "process"]
 
@@ -43,6 +44,7 @@ class Process:
             _version("starlette"),
         ).set(1.0)
 
+        self.head = Head()
         self._apps = 0
         self._collector: CellsCollector | None = None
 

@@ -30,7 +30,7 @@ def identify(service: Service, app: Starlette) -> Identity:
         or otel.get("service.name")
         or getattr(app, "title", "")
         or "unknown_service",
-        version=service.version or otel.get("service.version") or getattr(app, "version", ""),
+        version=service.version or otel.get("service.version") or getattr(app, "version", "") or "",
         environment=service.environment or otel.get("deployment.environment.name") or "",
     )
 

@@ -1,2 +1,3 @@
 """What is told about an exchange. A signal is a callable: given the exchange that begins, it answers
-with a callable that wants to know its end, or with nothing. Signals do not know each other."""
+with a callable that wants to know its end, or with nothing. Signals do not know each other.
+"""

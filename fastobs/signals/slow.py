@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, TextIO
@@ -147,6 +147,6 @@ def _logger(stream: TextIO | None) -> Any:
     )
 
 
-def _event_first(_: Any, __: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _event_first(_: Any, __: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
     # structlog puts the event behind the fields; whoever reads the line looks for it first.
     return {"event": fields.pop("event"), **fields}

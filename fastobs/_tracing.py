@@ -1,0 +1,244 @@
+"""Who makes the server span, and where spans go when the app has not said."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from opentelemetry import _logs, metrics, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from . import catalogue
+from ._exchange import CURRENT, Exchange, Signal
+from ._extras import need
+from ._service import Identity
+from .cells import Meters
+from .config import Traces
+from .errors import ConfigError
+from .signals.traces import Head, adopt, foreign_spans, server_spans
+
+__all__ = ["prepare", "provide", "signal_for"]
+
+logger = logging.getLogger("fastobs")
+
+Undo = Callable[[], None]
+
+
+def prepare(app: Starlette, settings: Traces) -> Undo:
+    """See to it that there will be exactly one server span per request.
+
+    Raises:
+        ConfigError: The app cannot have the kind of span that was asked for.
+    """
+    config: Any = getattr(app, "_telemetry", None)
+    native = isinstance(config, dict) and "tracing" in config
+    if settings.server_spans == "native":
+        if not native:
+            msg = (
+                "traces.server_spans='native' needs a FastAPI application of FastAPI 0.142 or newer. "
+                "Use 'fastobs', the default, or 'contrib'."
+            )
+            raise ConfigError(msg)
+        return _nothing
+    if settings.server_spans == "contrib":
+        return _apply_contrib(app)
+    return _silence_native(config) if native else _nothing
+
+
+def signal_for(stack: ASGIApp, settings: Traces, head: Head) -> Signal:
+    """The signal that fits what is in the app's middleware stack.
+
+    A stack that has contrib's middleware makes spans already, whoever put it there; they are adopted.
+    """
+    if (contrib := _contrib_layer(stack)) is not None:
+        _tell_us(contrib)
+        return foreign_spans(lambda exchange: None)  # noqa: ARG005 - it comes later, by the hook
+    if settings.server_spans == "native":
+        return foreign_spans(lambda exchange: trace.get_current_span())  # noqa: ARG005
+    return server_spans(head)
+
+
+def provide(settings: Traces, who: Identity, meters: Meters, head: Head) -> None:
+    """Set up a tracer provider if the environment names an exporter and nobody else has set up one.
+
+    Call it as late as possible, so that the app's own set-up comes first. A provider that exists is
+    used as it is and never replaced.
+    """
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return
+    exporters = _exporters()
+    if not exporters:
+        return
+    # OTEL_TRACES_SAMPLER decides, unless the settings do.
+    ratio = None if settings.sample is None else ParentBasedTraceIdRatio(settings.sample)
+    provider = TracerProvider(
+        sampler=ratio,
+        resource=Resource.create(
+            {
+                "service.name": who.name,
+                "service.version": who.version,
+                "deployment.environment.name": who.environment,
+            }
+        ),
+        shutdown_on_exit=False,
+        id_generator=_ExchangeIds(),
+    )
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(_Counted(exporter, meters)))
+    atexit.register(_shut_down, provider, settings.shutdown_after)
+    trace.set_tracer_provider(provider)
+    if settings.sample is not None:
+        head.keep(settings.sample)
+
+
+def spare_probe(app: Starlette) -> None:
+    """Spare each request FastAPI's question whether its metrics and logs have a provider, if not.
+
+    It costs 12 us per request, and no provider appears once an app serves requests.
+    """
+    config: Any = getattr(app, "_telemetry", None)
+    if not isinstance(config, dict):
+        return
+    for signal, provider, unset in (
+        ("metrics", "meter_provider", metrics.get_meter_provider()),
+        ("logs", "logger_provider", _logs.get_logger_provider()),
+    ):
+        if config.get(provider) is None and type(unset).__name__.startswith(("_Proxy", "Proxy")):
+            config[signal] = False
+
+
+class _ExchangeIds(RandomIdGenerator):
+    """Gives the server span the trace id that the exchange was decided on, and announced with."""
+
+    def generate_trace_id(self) -> int:
+        exchange = CURRENT.get()
+        if exchange is None or exchange.closed or exchange.span is not None:
+            return super().generate_trace_id()
+        return exchange.trace_number
+
+
+class _Counted(SpanExporter):
+    """An exporter whose outcomes are counted."""
+
+    def __init__(self, exporter: SpanExporter, meters: Meters) -> None:
+        self._exporter = exporter
+        self._outcome = {
+            SpanExportResult.SUCCESS: meters.counter(catalogue.SELF_EXPORTS, "traces", "success"),
+            SpanExportResult.FAILURE: meters.counter(catalogue.SELF_EXPORTS, "traces", "failure"),
+        }
+        self._lost = meters.counter(catalogue.SELF_DROPPED, "traces", "export_failed")
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._exporter.export(spans)
+        self._outcome[result].add()
+        if result is SpanExportResult.FAILURE:
+            self._lost.add(len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+def _exporters() -> list[SpanExporter]:
+    """What ``OTEL_TRACES_EXPORTER`` names; OTLP if only an endpoint is given.
+
+    https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+    """
+    names = os.environ.get("OTEL_TRACES_EXPORTER", "")
+    if not names and _endpoint_given():
+        names = "otlp"
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return []
+    return [
+        exporter
+        for name in names.split(",")
+        if name.strip() not in {"", "none"}
+        if (exporter := _exporter(name.strip())) is not None
+    ]
+
+
+def _endpoint_given() -> bool:
+    return any(os.environ.get(f"OTEL_EXPORTER_OTLP_{part}ENDPOINT") for part in ("", "TRACES_"))
+
+
+def _exporter(name: str) -> SpanExporter | None:
+    protocol = (
+        os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+        or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+        or "http/protobuf"
+    )
+    if name == "otlp":
+        name = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
+    for entry in entry_points(group="opentelemetry_traces_exporter", name=name):
+        made: SpanExporter = entry.load()()
+        return made
+    logger.warning(
+        "fastobs: the environment asks for the trace exporter %r, which is not installed; "
+        "spans are not exported. Run: pip install 'fastobs[otlp]'",
+        name,
+    )
+    return None
+
+
+def _shut_down(provider: TracerProvider, within: float) -> None:
+    """Send what is left, but let a dead collector hold up the end of the process only so long."""
+    thread = threading.Thread(target=provider.shutdown, name="fastobs-traces-end", daemon=True)
+    thread.start()
+    thread.join(within)
+
+
+def _silence_native(config: dict[str, Any]) -> Undo:
+    before = dict(config)
+    config["tracing"] = False
+    return lambda: config.update(before)
+
+
+def _apply_contrib(app: Starlette) -> Undo:
+    with need("traces.server_spans='contrib'", extra="contrib"):
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    if getattr(app, "_is_instrumented_by_opentelemetry", False):
+        return _nothing
+    # Its spans per ASGI message say nothing that the server span does not.
+    FastAPIInstrumentor.instrument_app(app, exclude_spans=["receive", "send"])  # type: ignore[arg-type]
+    return lambda: FastAPIInstrumentor.uninstrument_app(app)  # type: ignore[arg-type]
+
+
+def _contrib_layer(stack: ASGIApp | None) -> Any:
+    """The middleware of contrib in the built stack. Its flag on the app also exists when it failed."""
+    while stack is not None:
+        if type(stack).__module__ == "opentelemetry.instrumentation.asgi":
+            return stack
+        stack = getattr(stack, "app", None)
+    return None
+
+
+def _tell_us(contrib: Any) -> None:
+    """Have contrib's middleware hand its span to the exchange, after the user's own hook."""
+    theirs = contrib.server_request_hook
+
+    def hook(span: trace.Span, scope: Any) -> None:
+        exchange = scope.get("fastobs")
+        if isinstance(exchange, Exchange) and exchange.span is None:
+            adopt(exchange, span)
+        if theirs is not None:
+            theirs(span, scope)
+
+    contrib.server_request_hook = hook
+
+
+def _nothing() -> None:
+    pass
