@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -116,12 +117,10 @@ def _mount_path(route: Any) -> str:
 
 def _first_match(candidates: list[tuple[Any, str]], scope: Scope) -> str:
     """Of several places where a route is mounted, the one that the request came through."""
-    path = scope["path"].removeprefix(scope.get("app_root_path", "")).strip("/").split("/")
-    for _, template in candidates:
-        parts = template.strip("/").split("/")
-        if len(parts) == len(path) and all(
-            part == "{path}" or part.startswith("{") or part == piece
-            for part, piece in zip(parts, path, strict=True)
-        ):
-            return template
+    proxy = scope.get("app_root_path", scope.get("root_path", ""))
+    path = scope["path"].removeprefix(proxy)
+    for parameter in ("[^/]+", ".+"):
+        for _, template in candidates:
+            if re.fullmatch(re.sub(r"\\{[^}]*\\}", parameter, re.escape(template)), path):
+                return template
     return candidates[0][1] if candidates else ""

@@ -18,5 +18,5 @@ class ConfigError(FastobsError, ValueError):
     """A setting or a call that cannot work: what is wrong, why, and what to write instead."""
 
 
-class MissingExtra(ConfigError, ImportError):  # noqa: N818 - it says what happened
+class MissingExtra(ImportError, ConfigError):  # noqa: N818 - it says what happened
     """A setting asks for a library that is not installed."""

@@ -294,5 +294,5 @@ class _Memory:
 ZERO_FROM_THE_START = tuple(
     metric
     for metric in catalogue.CATALOGUE.values()
-    if metric.kind == "counter" and not metric.labels
+    if metric.kind == "counter" and not metric.labels and not metric.per_worker
 )

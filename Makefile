@@ -1,0 +1,61 @@
+# `make demo` shows it, `make test` proves it; each sets up everything it needs by itself.
+
+PYTHON ?= python3
+# Per cent of statements and branches that the tests must reach.
+COVERAGE ?= 100
+# More words for pytest: make test ARGS='-k pools -x'
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test bench lint clean parts check
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## Run a shop under load and show what was seen, in about a minute
+	@$(BIN)/python -m examples.demo
+
+test: parts lint check ## Run every check and every test, on real servers
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --fail-under=$(COVERAGE)
+
+bench: $(READY) ## Measure what fastobs costs
+	@$(BIN)/python -m benchmarks
+
+lint: $(READY) ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy -p fastobs -p dashboards -p alerts -p tests
+
+clean: ## Remove what was made, the environment included
+	rm -rf .venv .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache build dist demo-output
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The boards and rules in the repository are those that the code makes.
+check: $(READY)
+	$(BIN)/python -m dashboards --check
+	$(BIN)/python -m alerts --check
+
+# The servers and the browser that pip cannot install.
+parts: $(READY)
+	@$(BIN)/python -m tests.parts.install
+
+# Done again only when the dependencies change.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "fastobs needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1)." \
+			"Name another one: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$$($(PYTHON) --version) cannot make virtual environments." \
+			"On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "Installing the Python packages into .venv, once …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""What fastobs promises, as tests."""
