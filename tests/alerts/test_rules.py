@@ -1,0 +1,193 @@
+"""What every rule must say, and that the committed files say it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from alerts.__main__ import FAMILIES, GENERATED, file_name, main, rendered
+from alerts.kit import Alert, Record, runbook_url
+from alerts.thresholds import THRESHOLDS
+from dashboards.boards import boards
+from fastobs.catalogue import FAMILIES as CATALOGUED
+from tests.dashboards.reading import grouped, known, metric_of, selectors
+
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
+TESTS = Path(__file__).parent
+RULES = [
+    (family, rule)
+    for family, groups in FAMILIES.items()
+    for group in groups(THRESHOLDS)
+    for rule in group.rules
+]
+RECORDS = {rule.name: rule for _, rule in RULES if isinstance(rule, Record)}
+ALERTS = [
+    pytest.param(family, rule, id=f"{rule.name} {rule.severity} {rule.labels.get('window', '')}")
+    for family, rule in RULES
+    if isinstance(rule, Alert)
+]
+
+each_rule = pytest.mark.parametrize(
+    ("family", "rule"),
+    [pytest.param(family, rule, id=rule.name) for family, rule in RULES],
+)
+each_alert = pytest.mark.parametrize(("family", "alert"), ALERTS)
+
+
+def labels_of(expression):
+    """The labels that a result can have: its own grouping, or that of the records it reads."""
+    labels = grouped(expression)
+    for name, _ in selectors(expression):
+        metric = metric_of(name)
+        if name in RECORDS and RECORDS[name].expr != expression:
+            labels |= labels_of(RECORDS[name].expr) | set(RECORDS[name].labels)
+        elif metric and not labels:
+            labels |= {"job", "instance", "worker"}
+    return labels | ({"job", "instance"} if expression.startswith(("up", "scrape_")) else set())
+
+
+def test_a_noun_has_rules_panels_and_a_runbook():
+    """Every family of the catalogue, and Prometheus' own view of the targets, has all three."""
+    nouns = {family.name for family in CATALOGUED} | {"target"}
+    panels = {path.stem for path in (TESTS.parents[1] / "dashboards").glob("*.py")}
+
+    assert set(FAMILIES) == nouns
+    assert {path.stem for path in RUNBOOKS.glob("*.md")} >= nouns
+    assert panels >= nouns
+    assert {path.name for path in TESTS.glob("*.test.yml")} >= {
+        f"{noun}.test.yml" for noun in nouns
+    }
+
+
+@each_rule
+def test_rule_reads_what_somebody_writes(family, rule):
+    """A rule cannot read a series that neither fastobs nor Prometheus nor another rule writes."""
+    names = [name for name, _ in selectors(rule.expr)]
+
+    assert [name for name in names if not known(name)] == []
+
+
+@each_alert
+def test_alert_leads_to_its_runbook(family, alert):
+    """The runbook has a heading that is the alert's name, and says something below it."""
+    text = (RUNBOOKS / f"{family}.md").read_text()
+    _, _, section = text.partition(f"\n## {alert.name}\n")
+
+    assert runbook_url(family, alert.name).endswith(f"/{family}.md#{alert.name.lower()}")
+    for part in ("Users", "Confirm", "Causes", "Fix", "Better when"):
+        assert f"**{part}" in section.partition("\n## ")[0], part
+
+
+@each_alert
+def test_alert_leads_to_a_shipped_board(family, alert):
+    """The board that an alert names exists."""
+    assert alert.dashboard in {board.uid for board in boards()}
+
+
+@each_alert
+def test_alert_is_a_sentence_for_the_pager(family, alert):
+    """The summary is one line that ends with a full stop; the description adds to it."""
+    assert alert.name.startswith("Fastobs")
+    assert alert.summary.endswith(".")
+    assert "\n" not in alert.summary
+    assert len(alert.summary) < 140
+    assert len(alert.description) > 40
+
+
+@each_alert
+def test_alert_speaks_of_labels_that_it_has(family, alert):
+    """A label in a text is one that the expression keeps; else the text would have a hole."""
+    used = set(re.findall(r"\$labels\.(\w+)", alert.summary + alert.description))
+
+    assert used <= labels_of(alert.expr) | set(alert.labels)
+
+
+@each_alert
+def test_alert_waits_or_stays(family, alert):
+    """A single odd evaluation wakes nobody: an alert must hold, or stays once it was right."""
+    assert alert.lasts or alert.keep or alert.severity == "none"
+
+
+def test_runbooks_explain_nothing_that_cannot_fire():
+    """A heading without an alert is a leftover."""
+    for family in FAMILIES:
+        headings = re.findall(r"^## (\w+)$", (RUNBOOKS / f"{family}.md").read_text(), re.MULTILINE)
+        names = [rule.name for noun, rule in RULES if noun == family and isinstance(rule, Alert)]
+
+        assert headings == list(dict.fromkeys(names))
+
+
+def test_every_record_is_read():
+    """A record that neither an alert nor a board nor another record reads is a waste."""
+    texts = [rule.expr for _, rule in RULES if rule.expr]
+    shown = [
+        target.expr for board in boards() for chart in board.panels for target in chart.targets
+    ]
+    read = {name for text in [*texts, *shown] for name, _ in selectors(text)}
+
+    assert set(RECORDS) - read == set()
+
+
+def test_names_of_records_are_spelled_once():
+    """Two records of one name differ in their labels."""
+    written = [
+        (rule.name, tuple(rule.labels.items())) for _, rule in RULES if isinstance(rule, Record)
+    ]
+
+    assert len(written) == len(set(written))
+
+
+def test_committed_rules_are_up_to_date(capsys):
+    """`python -m alerts --check` has nothing to say."""
+    assert main(["--check"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_check_names_what_differs(tmp_path, capsys):
+    """An edited, a missing and a foreign file are each named."""
+    main([], tmp_path)
+    (tmp_path / file_name("pools")).write_text("groups: []\n")
+    (tmp_path / file_name("http")).unlink()
+    (tmp_path / file_name("old")).write_text("groups: []\n")
+
+    assert main(["--check"], tmp_path) == 1
+    named = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
+    assert named == [file_name(family) for family in ("http", "old", "pools")]
+
+
+def test_writing_repairs_and_tidies(tmp_path):
+    """Writing leaves exactly the families that exist."""
+    (tmp_path / file_name("old")).write_text("groups: []\n")
+
+    assert main([], tmp_path) == 0
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == rendered()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_yaml_keeps_what_was_meant(family):
+    """Folding long lines for the reader changes no expression and no text."""
+    document = yaml.safe_load(rendered()[file_name(family)])
+    rules = [rule for group in document["groups"] for rule in group["rules"]]
+    meant = [rule for noun, rule in RULES if noun == family]
+
+    assert [rule["expr"] for rule in rules] == [rule.expr for rule in meant]
+    assert [rule["annotations"]["description"] for rule in rules if "alert" in rule] == [
+        rule.description for rule in meant if isinstance(rule, Alert)
+    ]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="apt-get install prometheus")
+def test_prometheus_accepts_the_rules():
+    """promtool loads every file."""
+    files = sorted(str(path) for path in GENERATED.glob("*.rules.yml"))
+    checked = subprocess.run(
+        ["promtool", "check", "rules", *files], capture_output=True, text=True, check=False
+    )
+
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.count("SUCCESS") == len(FAMILIES)

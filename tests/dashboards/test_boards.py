@@ -1,0 +1,319 @@
+"""What every board must do for its reader; after grafana/dashboard-linter, without its holes."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import astuple
+from itertools import chain, combinations
+from pathlib import Path
+
+import pytest
+from grafanalib import formatunits
+
+from alerts.thresholds import THRESHOLDS
+from dashboards.__main__ import rendered
+from fastobs.catalogue import CATALOGUE
+
+from .reading import grouped, known, metric_of, ranges, selectors
+
+BOARDS = {name: json.loads(text) for name, text in rendered().items()}
+CHARTS = [
+    pytest.param(board, panel, id=f"{board['uid']}: {panel['title']}")
+    for board in BOARDS.values()
+    for panel in board["panels"]
+    if panel["type"] != "row"
+]
+QUERIES = [
+    pytest.param(panel, target, id=f"{board['uid']}: {panel['title']} {target['refId']}")
+    for board in BOARDS.values()
+    for panel in board["panels"]
+    for target in panel.get("targets", [])
+]
+UNITS = {value for name, value in vars(formatunits).items() if name.isupper()}
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
+
+board = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
+chart = pytest.mark.parametrize(("board", "panel"), CHARTS)
+each_query = pytest.mark.parametrize(("panel", "target"), QUERIES)
+
+
+def variables(board):
+    return {variable["name"]: variable for variable in board["templating"]["list"]}
+
+
+def titles(board, row):
+    """The titles below a headline."""
+    names = [(panel["type"], panel["title"]) for panel in board["panels"]]
+    below = names[names.index(("row", row)) + 1 :]
+    end = next((index for index, (kind, _) in enumerate(below) if kind == "row"), len(below))
+    return [title for _, title in below[:end]]
+
+
+def test_all_promised_boards_are_there():
+    """Seven boards, each a noun."""
+    nouns = ("overview", "route", "slo", "pools", "caches-and-limits", "runtime", "telemetry")
+
+    assert set(BOARDS) == {f"fastobs-{noun}.json" for noun in nouns}
+
+
+@board
+def test_board_cannot_be_edited_in_grafana(board):
+    """Files are generated; an edit in Grafana would be lost, so it is not offered."""
+    assert board["editable"] is False
+    assert "id" not in board
+
+
+@board
+def test_board_speaks_todays_schema(board):
+    """Grafana 12 and 13 read it without migrating."""
+    assert board["schemaVersion"] == 42
+    assert board["graphTooltip"] == 1
+    assert board["uid"].startswith("fastobs-")
+    assert board["tags"] == ["fastobs"]
+    assert board["description"].endswith("?")
+
+
+@board
+def test_data_source_is_the_readers_choice(board):
+    """A board works with any Prometheus, whatever it is called."""
+    datasource = variables(board)["datasource"]
+
+    assert datasource["type"] == "datasource"
+    assert datasource["query"] == "prometheus"
+    assert datasource["label"] == "Data source"
+
+
+@board
+@pytest.mark.parametrize("name", ["job", "instance"])
+def test_job_and_instance_can_be_chosen(board, name):
+    """Several or all of them, refreshed with the time range."""
+    variable = variables(board)[name]
+
+    assert variable["refresh"] == 2
+    assert variable["allValue"] == ".+"
+    assert variable["multi"]
+    assert variable["includeAll"]
+    assert variable["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+@board
+def test_variables_ask_for_our_series(board):
+    """A variable's values come from a series of the catalogue or of our rules."""
+    queries = [each["definition"] for each in variables(board).values() if "definition" in each]
+    names = [re.match(r"label_values\((.*), \w+\)$", text)[1] for text in queries]
+
+    assert names
+    assert all(known(name) for text in names for name, _ in selectors(text))
+
+
+def test_unmatched_requests_are_part_of_all_routes():
+    """Where no route matched, http_route is empty; "All" contains it."""
+    assert variables(BOARDS["fastobs-route.json"])["route"]["allValue"] == ".*"
+
+
+@board
+def test_boards_lead_to_each_other(board):
+    """A drop-down with all of them keeps variables and time."""
+    (link,) = board["links"]
+
+    assert (link["type"], link["tags"], link["asDropdown"]) == ("dashboards", ["fastobs"], True)
+    assert link["includeVars"]
+    assert link["keepTime"]
+
+
+@board
+def test_deploys_restarts_and_alerts_are_marked(board):
+    """A change in a graph can be seen beside what was changed."""
+    marks = {mark["name"]: mark["expr"] for mark in board["annotations"]["list"]}
+
+    assert list(marks) == ["Deploys", "Restarts", "Alerts"]
+    assert all(known(name) for expr in marks.values() for name, _ in selectors(expr))
+
+
+@board
+def test_panels_do_not_overlap(board):
+    """Every panel is within 24 columns and on a place of its own."""
+    places = [panel["gridPos"] for panel in board["panels"]]
+
+    assert all(place["x"] >= 0 and place["x"] + place["w"] <= 24 for place in places)
+    for one, other in combinations(places, 2):
+        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        below = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        assert beside or below, (one, other)
+
+
+@board
+def test_lines_of_panels_are_full(board):
+    """No line ends before the 24th column: a hole looks like a panel that failed to load."""
+    lines = {}
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        lines[place["y"]] = lines.get(place["y"], 0) + place["w"]
+
+    assert {y: width for y, width in lines.items() if width != 24} == {}
+
+
+@board
+def test_panel_ids_are_unique(board):
+    """A link to a panel leads to one panel."""
+    ids = [panel["id"] for panel in board["panels"]]
+
+    assert len(ids) == len(set(ids))
+
+
+@chart
+def test_panel_asks_one_question(board, panel):
+    """Title and description say what the panel answers."""
+    assert panel["title"]
+    assert "?" in panel["description"]
+
+
+@chart
+def test_panel_has_a_unit(board, panel):
+    """The unit is one that Grafana knows."""
+    assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
+
+
+@chart
+def test_panel_follows_the_data_source(board, panel):
+    """Panel and queries ask the data source that was chosen."""
+    chosen = {"type": "prometheus", "uid": "${datasource}"}
+
+    assert panel["datasource"] == chosen
+    assert panel["targets"]
+    assert all(target["datasource"] == chosen for target in panel["targets"])
+
+
+@chart
+def test_colours_begin_without_a_value(board, panel):
+    """The first colour has no value (null, not "null"), the others rise."""
+    steps = panel["fieldConfig"]["defaults"].get("thresholds", {"steps": [{"value": None}]})[
+        "steps"
+    ]
+    values = [step["value"] for step in steps]
+
+    assert values[0] is None
+    assert values[1:] == sorted(values[1:])
+
+
+@chart
+def test_colours_change_where_alerts_fire(board, panel):
+    """Every threshold of a panel or of a table's column is a threshold of the alerts."""
+    numbers = set(chain.from_iterable(flat(each) for each in astuple(THRESHOLDS))) | {0.0}
+    config = panel["fieldConfig"]
+    columns = [
+        prop["value"]["steps"]
+        for override in config["overrides"]
+        for prop in override["properties"]
+        if prop["id"] == "thresholds"
+    ]
+    steps = [config["defaults"].get("thresholds", {"steps": []})["steps"], *columns]
+
+    assert {step["value"] for step in chain(*steps)} - {None} <= numbers
+
+
+def flat(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
+@chart
+def test_links_lead_to_shipped_boards(board, panel):
+    """A link to a board names one that exists."""
+    shipped = {each["uid"] for each in BOARDS.values()}
+
+    assert set(re.findall(r"/d/([\w-]+)", json.dumps(panel))) <= shipped
+
+
+@chart
+def test_panel_names_an_existing_runbook(board, panel):
+    """The runbook behind a panel's alert has a heading for it."""
+    for family, anchor in re.findall(r"/runbooks/(\w+)\.md#(\w+)", panel["description"]):
+        headings = (RUNBOOKS / f"{family}.md").read_text().lower().splitlines()
+
+        assert f"## {anchor}" in headings
+
+
+@each_query
+def test_query_uses_grafanas_window(panel, target):
+    """A fixed window is wrong for somebody's scrape interval."""
+    assert set(ranges(target["expr"])) <= {"$__rate_interval"}
+
+
+@each_query
+def test_query_respects_job_and_instance(panel, target):
+    """Every selector is limited to what was chosen, unless the panel says that it is not."""
+    for name, braces in selectors(target["expr"]):
+        if name.startswith("fastobs:slo_error_budget"):
+            continue  # It has no job: it is a promise, not a measurement.
+        assert 'job=~"$job"' in braces or 'job=~"$job|"' in braces, name
+        whole = name.startswith("fastobs:") or "All instances" in panel["description"]
+        assert whole or 'instance=~"$instance"' in braces, name
+
+
+@each_query
+def test_query_names_what_somebody_writes(panel, target):
+    """A query cannot ask for a series that neither fastobs nor Prometheus nor our rules write."""
+    names = [name for name, _ in selectors(target["expr"])]
+
+    assert names
+    assert [name for name in names if not known(name)] == []
+
+
+@each_query
+def test_legend_names_labels_of_the_result(panel, target):
+    """What is in {{braces}} is kept by the aggregation."""
+    wanted = set(re.findall(r"{{(\w+)}}", target["legendFormat"])) - {"le"}
+    recorded = {"job", "slo"} if "fastobs:" in target["expr"] else set()
+
+    assert wanted <= grouped(target["expr"]) | recorded
+    assert target["legendFormat"] or panel["type"] == "table"
+
+
+@each_query
+def test_exemplars_are_asked_of_request_durations(panel, target):
+    """Only they carry trace ids."""
+    assert not target["exemplar"] or "http_server_request_duration_seconds_bucket" in target["expr"]
+
+
+def test_every_series_is_shown():
+    """No series of the catalogue is paid for and never looked at."""
+    shown = {metric_of(name) for query in QUERIES for name, _ in selectors(query.values[1]["expr"])}
+
+    assert set(CATALOGUE) - shown == set()
+
+
+def test_overview_begins_with_the_targets():
+    """P50, P99, error ratio, throughput and CPU come first, in this order."""
+    first = titles(BOARDS["fastobs-overview.json"], "Targets")
+
+    assert first[:5] == ["P50 latency", "P99 latency", "Error ratio", "Throughput", "CPU of limit"]
+
+
+def test_overview_goes_from_what_users_feel_to_its_causes():
+    """Targets, then rate, errors and duration, then routes, then saturation."""
+    board = BOARDS["fastobs-overview.json"]
+    rows = [panel["title"] for panel in board["panels"] if panel["type"] == "row"]
+
+    assert rows == ["Targets", "Rate, errors, duration", "By route", "Saturation", "Health"]
+
+
+def test_route_board_shows_where_the_time_goes():
+    """The mean request, cut into parts that are stacked over the board's whole width."""
+    panels = {panel["title"]: panel for panel in BOARDS["fastobs-route.json"]["panels"]}
+    centre = panels["Where does the time go?"]
+
+    assert centre["gridPos"]["w"] == 24
+    assert centre["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal"
+    assert "{{part}}" in [target["legendFormat"] for target in centre["targets"]]
+
+
+def test_a_click_on_a_route_opens_its_board():
+    """The routes table hands over route, method, data source and time."""
+    panels = {panel["title"]: panel for panel in BOARDS["fastobs-overview.json"]["panels"]}
+    column = panels["Routes"]["fieldConfig"]["overrides"][0]
+    (link,) = next(each["value"] for each in column["properties"] if each["id"] == "links")
+
+    assert link["url"].startswith("/d/fastobs-route?${__url_time_range}&${datasource:queryparam}")
+    assert "var-route=${__data.fields.Route:percentencode}" in link["url"]
+    assert "var-method=${__data.fields.Method}" in link["url"]

@@ -1,0 +1,173 @@
+"""The slow-request line."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+import structlog
+
+from fastobs import catalogue
+from fastobs._exchange import Exchange
+from fastobs._routes import Routes
+from fastobs.cells import Meters
+from fastobs.config import Slow
+from fastobs.signals.slow import Line, lines, slow_requests
+from tests.driving import Clock, scope, values
+
+
+class Route:
+    path_format = "/report/{id}"
+
+
+def closed(duration: float, status: int = 200, **parts: Any) -> Exchange:
+    exchange = Exchange({**scope("/report/7"), "route": Route}, Routes(None), 0.0)  # type: ignore[arg-type]
+    exchange.duration, exchange.status, exchange.closed = duration, status, True
+    for name, value in parts.items():
+        setattr(exchange, name, value)
+    return exchange
+
+
+def told(exchange: Exchange, meters: Meters, **settings: Any) -> list[Line]:
+    found: list[Line] = []
+    finish = slow_requests(Slow(**settings), meters, found.append)(exchange)
+    assert finish is not None
+    finish(exchange)
+    return found
+
+
+def test_a_slow_request_has_one_line_that_says_what_it_was(meters: Meters) -> None:
+    """Flat fields, seconds and bytes, the path without its query."""
+    exchange = closed(1.25, request_bytes=3, response_bytes=5, inflight=2, profile_id="ab")
+
+    ((level, fields),) = told(exchange, meters)
+
+    assert level == "warning"
+    assert {name: fields[name] for name in fields if name not in {"timestamp", "pid"}} == {
+        "event": "slow_request",
+        "level": "warning",
+        "duration": 1.25,
+        "threshold": 1.0,
+        "method": "GET",
+        "route": "/report/{id}",
+        "path": "/report/7",
+        "status": 200,
+        "error_type": "",
+        "trace_id": exchange.trace_id,
+        "span_id": exchange.span_id,
+        "trace_sampled": False,
+        "request_id": exchange.trace_id,
+        "request_bytes": 3,
+        "response_bytes": 5,
+        "inflight": 2,
+        "profile_id": "ab",
+        "suppressed": 0,
+    }
+    assert values(meters, catalogue.HTTP_SLOW) == {("/report/{id}",): 1.0}
+
+
+def test_a_fast_request_has_none(meters: Meters) -> None:
+    """Nor does it count as slow."""
+    assert told(closed(0.99), meters) == []
+    assert values(meters, catalogue.HTTP_SLOW) == {}
+
+
+@pytest.mark.parametrize(("limit", "logged"), [(5.0, False), (0.1, True)])
+def test_a_route_may_have_a_threshold_of_its_own(
+    limit: float, logged: bool, meters: Meters
+) -> None:
+    """Above or below the general one."""
+    found = told(closed(1.0 if limit > 1 else 0.2), meters, routes={"/report/{id}": limit})
+
+    assert bool(found) == logged
+
+
+def test_a_slow_failure_is_an_error(meters: Meters) -> None:
+    """By level, so that log alerts can tell."""
+    ((level, fields),) = told(closed(2.0, status=503, error_type="503"), meters)
+
+    assert (level, fields["error_type"]) == ("error", "503")
+
+
+def test_lines_above_the_budget_are_counted_and_told_by_the_next(meters: Meters) -> None:
+    """A storm of slow requests must not become a storm of lines."""
+    clock = Clock()
+    found: list[Line] = []
+    finish = slow_requests(Slow(per_minute=2), meters, found.append, clock)(closed(2))
+    assert finish is not None
+
+    for _ in range(5):
+        finish(closed(2))
+    clock.now += 30.0
+    finish(closed(2))
+
+    assert [fields["suppressed"] for _, fields in found] == [0, 0, 3]
+    assert values(meters, catalogue.HTTP_SLOW) == {("/report/{id}",): 6.0}
+
+
+def written(meters: Meters, stream: io.StringIO) -> str:
+    outbox = lines(meters, stream=stream)
+    outbox.put(("warning", {"event": "slow_request", "level": "warning", "n": 1}))
+    assert outbox.flush(within=5)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def unconfigured() -> Any:
+    structlog.reset_defaults()
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("unconfigured")
+def test_without_a_terminal_each_line_is_one_json_object_with_the_event_first(
+    meters: Meters,
+) -> None:
+    """For log collectors."""
+    text = written(meters, io.StringIO())
+
+    assert text == '{"event": "slow_request", "level": "warning", "n": 1}\n'
+    assert json.loads(text)["n"] == 1
+
+
+@pytest.mark.usefixtures("unconfigured")
+def test_on_a_terminal_it_is_for_people(meters: Meters) -> None:
+    """With colours and alignment."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    text = written(meters, Terminal())
+
+    assert "slow_request" in text
+    assert not text.startswith("{")
+
+
+@pytest.mark.usefixtures("unconfigured")
+def test_an_app_that_configured_structlog_gets_the_line_through_its_chain(
+    meters: Meters,
+) -> None:
+    """Its sink, its format, its fields."""
+    seen: list[dict[str, Any]] = []
+
+    def theirs(_: Any, __: str, fields: dict[str, Any]) -> dict[str, Any]:
+        seen.append(dict(fields))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[theirs])
+
+    assert written(meters, io.StringIO()) == ""
+    assert seen == [{"event": "slow_request", "level": "warning", "n": 1}]
+
+
+@pytest.mark.usefixtures("unconfigured")
+def test_lines_are_dropped_and_counted_when_nobody_reads_them(meters: Meters) -> None:
+    """A blocked pipe must not block a request."""
+    outbox = lines(meters, limit=0, stream=io.StringIO())
+
+    outbox.put(("warning", {"event": "slow_request"}))
+
+    assert values(meters, catalogue.SELF_DROPPED) == {("logs", "queue_full"): 1.0}
