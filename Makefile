@@ -41,6 +41,7 @@ clean: ## Remove what was made, the environment included
 check: $(READY)
 	$(BIN)/python -m dashboards --check
 	$(BIN)/python -m alerts --check
+	$(BIN)/python -m docs --check
 
 # The servers and the browser that pip cannot install.
 parts: $(READY)

@@ -69,7 +69,9 @@ Paths = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 class Section(BaseModel):
     """What every section has in common: it is frozen, and a misspelt field is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Service(Section):
@@ -80,8 +82,11 @@ class Service(Section):
     """
 
     name: str | None = None
+    """``service.name``."""
     version: str | None = None
+    """``service.version``."""
     environment: str | None = None
+    """``deployment.environment.name``."""
 
 
 class Metrics(Section):
@@ -128,9 +133,11 @@ class Profiles(Section):
     path: UrlPath = "/_fastobs"
     """Prefix of the viewer."""
     max_count: PositiveInt = 200
+    """Profiles that are kept; the oldest go first."""
     max_bytes: PositiveInt = 100_000_000
+    """Bytes that all kept profiles may take together."""
     max_age: PositiveFloat = 7 * 86_400.0
-    """Seconds."""
+    """Seconds that a profile is kept."""
     interval: PositiveFloat = 0.001
     """Seconds between samples."""
     max_seconds: PositiveFloat = 30.0

@@ -78,9 +78,7 @@ async def call(
     chunks = list(body)
     received = [
         {"type": "http.request", "body": chunk, "more_body": more_body}
-        for chunk, more_body in zip(
-            chunks, [True] * (len(chunks) - 1) + [False], strict=True
-        )
+        for chunk, more_body in zip(chunks, [True] * (len(chunks) - 1) + [False], strict=True)
     ]
 
     async def receive() -> Message:
@@ -94,7 +92,7 @@ async def call(
 
     try:
         await app(scope(path, method, headers, **more), receive, send)
-    except BaseException as error:  # noqa: BLE001 - also cancellation is an outcome
+    except BaseException as error:
         answer.raised = error
     return answer
 

@@ -82,8 +82,10 @@ def test_sections_may_be_given_as_class_dict_or_none() -> None:
     [
         (
             {"slow": {"after": -1}},
-            "slow.after=-1 cannot be used: Input should be greater than 0. Set it in "
-            "instrument(app, slow={...}) or FASTOBS_SLOW_AFTER; the default is 1.0.",
+            (
+                "slow.after=-1 cannot be used: Input should be greater than 0. Set it in "
+                "instrument(app, slow={...}) or FASTOBS_SLOW_AFTER; the default is 1.0."
+            ),
         ),
         ({"slow": {"after": float("inf")}}, "slow.after=inf cannot be used"),
         (
@@ -115,7 +117,7 @@ def test_a_bad_value_in_the_environment_names_the_variable(
     """Whoever reads the message may not have the code at hand."""
     monkeypatch.setenv("FASTOBS_SLOW_AFTER", "fast")
 
-    with pytest.raises(ConfigError, match="slow.after='fast' .* FASTOBS_SLOW_AFTER"):
+    with pytest.raises(ConfigError, match=r"slow\.after='fast' .* FASTOBS_SLOW_AFTER"):
         load(None, {})
 
 
@@ -138,8 +140,10 @@ def test_a_stranger_in_the_environment_is_a_warning(
         load(None, {})
 
     assert [record.getMessage() for record in caplog.records] == [
-        "fastobs: FASTOBS_SERVICE_HOST is no setting and was ignored; "
-        "service has: environment, name, version."
+        (
+            "fastobs: FASTOBS_SERVICE_HOST is no setting and was ignored; "
+            "service has: environment, name, version."
+        )
     ]
 
 

@@ -42,15 +42,20 @@ async def ask(page: ASGIApp, method: str = "GET", **headers: str) -> Answer:
         ("application/openmetrics-text", True),
         # Prometheus 2.42 and 3.5
         (
-            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;"
-            "q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            (
+                "application/openmetrics-text;version=1.0.0,"
+                "application/openmetrics-text;version=0.0.1;q=0.75,"
+                "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+            ),
             True,
         ),
         (
-            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
-            "application/openmetrics-text;version=0.0.1;q=0.5,"
-            "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,"
-            "*/*;q=0.2",
+            (
+                "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+                "application/openmetrics-text;version=0.0.1;q=0.5,"
+                "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+                "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+            ),
             True,
         ),
         ("application/openmetrics-text;q=0.3,text/plain", False),
@@ -99,9 +104,7 @@ async def test_the_body_is_compressed_for_those_who_accept_it(
         ({"authorization": "bearer  s3cret"}, 200),
     ],
 )
-async def test_a_token_keeps_others_out(
-    sent: dict[str, str], status: int, meters: Meters
-) -> None:
+async def test_a_token_keeps_others_out(sent: dict[str, str], status: int, meters: Meters) -> None:
     """The answer says what to send, never what would be right."""
     page = metrics_page(meters, token="s3cret", registry=CollectorRegistry())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +64,13 @@ def told() -> Told:
     return Told()
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1234)
+    return path
+
+
 @pytest.mark.anyio
 async def test_duration_ends_with_the_last_byte_not_with_the_background_task(told: Told) -> None:
     """What happens after the response is complete is not part of the exchange."""
@@ -114,14 +120,10 @@ async def test_an_exchange_with_trailers_ends_with_them(told: Told) -> None:
 
 @pytest.mark.anyio
 async def test_a_file_that_the_server_sends_ends_the_exchange_and_counts_its_size(
-    told: Told,
+    told: Told, file: Path
 ) -> None:
     """http.response.pathsend has no body, but the client gets one."""
-    with tempfile.NamedTemporaryFile() as file:
-        Path(file.name).write_bytes(b"x" * 1234)
-        app = FileResponse(file.name)
-
-        await call(around(app, told), extensions={"http.response.pathsend": {}})
+    await call(around(FileResponse(file), told), extensions={"http.response.pathsend": {}})
 
     assert (told.only.status, told.only.response_bytes) == (200, 1234)
 

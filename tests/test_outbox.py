@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from fastobs.cells import Meters
 from tests.driving import values
 
 
-def outbox(deliver, limit: int = 10, dropped=lambda: None, name="fastobs-test") -> Outbox:
+def outbox(deliver, limit: int = 10, dropped=lambda: None, name="fastobs-test") -> Outbox[Any]:
     return Outbox(deliver, name=name, limit=limit, dropped=dropped)
 
 

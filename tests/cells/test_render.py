@@ -7,6 +7,7 @@ from math import nan
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.metrics_core import Sample
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -15,7 +16,7 @@ from fastobs.cells import Meters
 from fastobs.cells.render import render
 
 
-def samples(meters: Meters, *, openmetrics: bool = False) -> dict:
+def samples(meters: Meters, *, openmetrics: bool = False) -> dict[tuple[object, ...], Sample]:
     text = render(meters, openmetrics=openmetrics)
     families = parse_openmetrics(text + "# EOF\n") if openmetrics else parse_text(text)
     return {
@@ -103,11 +104,10 @@ def test_exemplars_lead_from_a_bucket_to_a_trace_in_openmetrics_only() -> None:
     histogram.observe(0.02)
     histogram.remember(0.02, "ab" * 16, "cd" * 8)
 
-    (bucket,) = [
-        sample for sample in samples(meters, openmetrics=True).values() if sample.exemplar
-    ]
+    (bucket,) = [sample for sample in samples(meters, openmetrics=True).values() if sample.exemplar]
 
     assert bucket.labels["le"] == "0.025"
+    assert bucket.exemplar is not None
     assert bucket.exemplar.labels == {"trace_id": "ab" * 16, "span_id": "cd" * 8}
     assert bucket.exemplar.value == 0.02
     assert "trace_id" not in render(meters, openmetrics=False)

@@ -137,6 +137,7 @@ def test_the_demo_reports_what_happened(tmp_path):
     ):
         assert expected in ended.stdout
     assert "nan" not in ended.stdout
+    assert [page.suffix for page in tmp_path.glob("profile-*")] == [".html"]
 
 
 @pytest.mark.integration

@@ -233,3 +233,11 @@ def test_tables_show_times_in_milliseconds_and_unknown_as_a_dash():
     assert "nan" not in out
     assert render.seconds(0.0042) == "4.2 ms"
     assert render.seconds(1.25) == "1,250 ms"
+
+
+def test_the_reason_is_the_two_largest_parts_of_the_line():
+    """Parts come as flat fields; what took no time worth telling is left out."""
+    told = {"duration": 0.5, "db": 0.05, "pool_wait": 0.4, "cpu": 0.02, "http": 0.0, "pid": 7}
+
+    assert render.why(told) == "pool_wait 400 ms, db 50 ms"
+    assert render.why({"duration": 0.5, "cpu": 0.0001}) == ""

@@ -101,9 +101,7 @@ async def test_exceptions_are_counted_by_route_and_class(
         await call(app, f"/boom/{x}")
 
     assert values(meters, catalogue.HTTP_EXCEPTIONS) == {("/boom/{x}", "KeyError"): 2.0}
-    assert values(meters, catalogue.HTTP_DURATION) == {
-        ("GET", "/boom/{x}", "500", "KeyError"): 2.0
-    }
+    assert values(meters, catalogue.HTTP_DURATION) == {("GET", "/boom/{x}", "500", "KeyError"): 2.0}
 
 
 @pytest.mark.anyio

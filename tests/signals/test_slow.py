@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ def test_an_app_that_configured_structlog_gets_the_line_through_its_chain(
     """Its sink, its format, its fields."""
     seen: list[dict[str, Any]] = []
 
-    def theirs(_: Any, __: str, fields: dict[str, Any]) -> dict[str, Any]:
+    def theirs(_: Any, __: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
         seen.append(dict(fields))
         raise structlog.DropEvent
 

@@ -1,0 +1,109 @@
+"""`python -m docs [--check]`: write the generated pages, or fail when they are out of date."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from fastobs import Settings
+from fastobs.catalogue import FAMILIES, Family, Metric
+from fastobs.config import SECTIONS
+
+HERE = Path(__file__).parent
+MADE = "<!-- Made by `python -m docs`; do not edit. -->"
+
+
+def metrics_page() -> str:
+    """Every series, by family."""
+    lines = [
+        MADE,
+        "# Metrics",
+        "",
+        "Names follow the OpenTelemetry semantic conventions in their Prometheus translation where one",
+        "exists. Durations are seconds, sizes are bytes. Series with the label `worker` exist once per",
+        "worker; the others are of the whole service. A metric that has reached its limit of label sets",
+        "counts further ones under `_other` and says so in `fastobs_label_overflow_total`.",
+    ]
+    for family in FAMILIES:
+        lines.extend(_family(family))
+    return "\n".join(lines) + "\n"
+
+
+def _family(family: Family) -> Iterator[str]:
+    yield from ("", f"## {family.name}: {family.question}", "")
+    yield "| series | kind | labels | what it says |"
+    yield "|---|---|---|---|"
+    for metric in family:
+        yield f"| `{metric.name}` | {metric.kind} | {_labels(metric)} | {metric.help} |"
+
+
+def _labels(metric: Metric) -> str:
+    return ", ".join(f"`{label}`" for label in metric.shown_labels)
+
+
+def settings_page() -> str:
+    """Every setting, by section."""
+    lines = [
+        MADE,
+        "# Settings",
+        "",
+        "Each section is a keyword of `instrument()`, as a dict, as its class from `fastobs.config`, or",
+        "`None` to switch the concern off. Each field is also read from the environment. What is given in",
+        "code wins over the environment. A value that cannot work stops the start-up with a `ConfigError`.",
+        "",
+        "```python",
+        'instrument(app, slow={"after": 0.5}, profiles=None)',
+        "```",
+    ]
+    for name, section in SECTIONS.items():
+        lines.extend(["", f"## {name}", "", _first_sentence(section), ""])
+        if not Settings.model_fields[name].is_required() and name != "service":
+            lines.extend([f"Off: `{name}=None` or `FASTOBS_{name.upper()}=none`.", ""])
+        if section.model_fields:
+            lines.extend(_fields(name, section))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _first_sentence(section: type[BaseModel]) -> str:
+    return " ".join((section.__doc__ or "").split())
+
+
+def _fields(name: str, section: type[BaseModel]) -> Iterator[str]:
+    yield "| field | environment | default | meaning |"
+    yield "|---|---|---|---|"
+    for field, info in section.model_fields.items():
+        default = info.get_default(call_default_factory=True)
+        shown = "" if default is PydanticUndefined else f"`{_plain(default)}`"
+        variable = f"`FASTOBS_{name}_{field}`".upper()
+        meaning = " ".join((info.description or "").split())
+        yield f"| `{field}` | {variable} | {shown} | {meaning} |"
+
+
+def _plain(default: object) -> object:
+    return ", ".join(default) if isinstance(default, tuple) else default
+
+
+PAGES = {"metrics.md": metrics_page, "settings.md": settings_page}
+
+
+def main(arguments: Sequence[str], folder: Path = HERE) -> int:
+    """Write the pages; with ``--check``, name those that differ and answer 1."""
+    stale = [
+        name
+        for name, page in PAGES.items()
+        if not (path := folder / name).exists() or path.read_text() != page()
+    ]
+    for name in stale:
+        if "--check" in arguments:
+            sys.stderr.write(f"docs/{name} is out of date; run `python -m docs`.\n")
+        else:
+            (folder / name).write_text(PAGES[name]())
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,224 @@
+"""Where spans go when only the environment says so."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from fastobs import _tracing, catalogue
+from fastobs._exchange import CURRENT, Exchange
+from fastobs._routes import Routes
+from fastobs._service import Identity
+from fastobs.cells import Meters
+from fastobs.config import Traces
+from fastobs.signals.traces import Head
+from tests.driving import scope, values
+from tests.parts import free_port
+
+pytestmark = pytest.mark.usefixtures("no_provider")
+WHO = Identity("shop", "1", "test")
+
+SCRIPT = """
+import asyncio, json, sys
+from fastapi import FastAPI
+from fastobs import instrument
+from opentelemetry import trace
+from tests.driving import call
+
+app = FastAPI()
+instrument(app, service={"name": "shop"}, traces={"shutdown_after": 0.2, **json.loads(sys.argv[1])})
+app.get("/items/{i}")(lambda i: i)
+
+async def main():
+    return [(await call(app, "/items/7")).headers["x-trace-id"] for _ in range(int(sys.argv[2]))]
+
+ids = asyncio.run(main())
+print(json.dumps({"ids": ids, "provider": type(trace.get_tracer_provider()).__name__}))
+"""
+
+
+def run(
+    count: int = 1, traces: dict[str, Any] | None = None, **environment: str
+) -> tuple[Any, Any]:
+    """The app in a process of its own: what it printed, and what its log said."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), json.dumps(traces or {}), str(count)],
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=25,
+        check=True,
+    )
+    *lines, last = done.stdout.strip().splitlines()
+    return json.loads(last), lines + done.stderr.splitlines()
+
+
+@pytest.fixture
+def no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+
+
+def test_without_an_exporter_in_the_environment_nothing_is_set_up() -> None:
+    """No provider, no thread, no noise about a collector that is not there."""
+    result, log = run()
+
+    assert result["provider"] == "ProxyTracerProvider"
+    assert log == []
+
+
+def test_an_exporter_in_the_environment_is_enough() -> None:
+    """Spans carry the id that the answer announced, and say which service they are of."""
+    result, log = run(OTEL_TRACES_EXPORTER="console")
+
+    assert result["provider"] == "TracerProvider"
+    text = "\n".join(log)
+    assert '"name": "GET /items/{i}"' in text
+    assert f'"trace_id": "0x{result["ids"][0]}"' in text
+    assert '"service.name": "shop"' in text
+
+
+@pytest.mark.parametrize(("sample", "kept"), [(0.0, 0), (1.0, 20)])
+def test_the_share_of_traces_to_record_is_a_setting(sample: float, kept: int) -> None:
+    """Decided on the trace id that the exchange has already."""
+    _, log = run(20, {"sample": sample}, OTEL_TRACES_EXPORTER="console")
+
+    assert "\n".join(log).count('"name": "GET /items/{i}"') == kept
+
+
+def test_else_the_standard_variable_decides() -> None:
+    """OTEL_TRACES_SAMPLER."""
+    _, log = run(5, OTEL_TRACES_EXPORTER="console", OTEL_TRACES_SAMPLER="always_off")
+
+    assert log == []
+
+
+def test_a_dead_collector_does_not_hold_up_the_end_of_the_process() -> None:
+    """The SDK alone would wait for half a minute; more than two lines would be noise."""
+    _, log = run(3, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}")
+
+    assert len(log) <= 2
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OTEL_TRACES_EXPORTER": "none"},
+        {"OTEL_TRACES_EXPORTER": "console", "OTEL_SDK_DISABLED": "true"},
+    ],
+    ids=["none", "disabled"],
+)
+def test_what_the_environment_switches_off_is_off(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names of the specification."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert _tracing._exporters() == []
+
+
+def test_an_exporter_that_is_not_installed_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The environment asked for it, not the code: the app starts."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+
+    with caplog.at_level(logging.WARNING):
+        assert _tracing._exporters() == []
+
+    assert "'otlp_proto_grpc', which is not installed" in caplog.text
+
+
+def test_a_provider_that_exists_is_never_replaced(
+    meters: Meters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The app's own set-up has come first."""
+    theirs = TracerProvider(shutdown_on_exit=False)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", theirs)
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+
+    _tracing.provide(Traces(), WHO, meters, Head())
+
+    assert trace.get_tracer_provider() is theirs
+
+
+class Backend(SpanExporter):
+    """Answers as it is told to."""
+
+    def __init__(self) -> None:
+        self.result = SpanExportResult.SUCCESS
+        self.closed = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self.result
+
+    def shutdown(self) -> None:
+        self.closed = True
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+
+def test_what_becomes_of_batches_is_counted(meters: Meters) -> None:
+    """Lost spans are not silently missing."""
+    backend = Backend()
+    counted = _tracing._Counted(backend, meters)
+    spans: Any = [None, None]
+
+    counted.export(spans)
+    backend.result = SpanExportResult.FAILURE
+    counted.export(spans)
+    counted.shutdown()
+
+    assert values(meters, catalogue.SELF_EXPORTS) == {
+        ("traces", "success"): 1.0,
+        ("traces", "failure"): 1.0,
+    }
+    assert values(meters, catalogue.SELF_DROPPED) == {("traces", "export_failed"): 2.0}
+    assert (counted.force_flush(), backend.closed) == (True, True)
+
+
+def test_span_ids_come_from_the_exchange_until_it_has_its_span() -> None:
+    """What is started after that, or outside, gets random ones."""
+    ids = _tracing._ExchangeIds()
+    exchange = Exchange(scope(), Routes(None), 0.0)  # type: ignore[arg-type]
+    assert ids.generate_trace_id() != exchange.trace_number
+
+    token = CURRENT.set(exchange)
+    try:
+        assert ids.generate_trace_id() == exchange.trace_number
+        exchange.span = trace.INVALID_SPAN
+        assert ids.generate_trace_id() != exchange.trace_number
+    finally:
+        CURRENT.reset(token)
+
+
+def test_fastapi_is_spared_asking_for_providers_that_are_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But an app that has them keeps its own metrics and logs."""
+    app, starlette = FastAPI(), object()
+    _tracing.spare_probe(app)
+    _tracing.spare_probe(starlette)  # type: ignore[arg-type]
+    assert (app._telemetry["metrics"], app._telemetry["logs"]) == (False, False)
+
+    provider: Any = metrics.NoOpMeterProvider()
+    own = FastAPI(telemetry={"meter_provider": provider})
+    _tracing.spare_probe(own)
+    assert (own._telemetry["metrics"], own._telemetry["logs"]) == (True, False)
