@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from fastobs import catalogue
 
-from .meters import Gauge, Histogram, Meters, Row
+from .meters import Histogram, Meters, Row
 
 __all__ = ["CellsCollector", "others"]
 
@@ -29,9 +29,8 @@ class CellsCollector(Collector):
     The process metrics are left out: prometheus_client's own registry has them.
     """
 
-    def __init__(self, meters: Meters, worker: str = "0") -> None:
+    def __init__(self, meters: Meters) -> None:
         self._meters = meters
-        self._worker = worker
 
     def describe(self) -> Iterable[Family]:
         # Otherwise the registry would collect once at registration, before the probes are ready.
@@ -41,11 +40,13 @@ class CellsCollector(Collector):
         if getattr(_ours, "rendering", False):
             return
         self._meters.refresh()
+        view = self._meters.view()
         for metric, rows in self._meters:
             if not metric.name.startswith("process_"):
                 family = Family(metric.name.removesuffix("_total"), metric.help, metric.kind)
                 for row in rows:
-                    _add(family, row, self._worker)
+                    for worker, numbers in view.numbers(row):
+                        _add(family, row, worker, numbers)
                 yield family
 
 
@@ -76,16 +77,17 @@ class _Families(CollectorRegistry):
         return iter(self._families)
 
 
-def _add(family: Family, row: Row, worker: str) -> None:
+def _add(family: Family, row: Row, worker: str, numbers: Sequence[float]) -> None:
     metric = row.metric
     labels: dict[str, Any] = dict(zip(metric.labels, row.values, strict=True))
     if metric.per_worker:
         labels["worker"] = worker
     if isinstance(row, Histogram):
+        cumulated = list(accumulate(numbers[:-1]))
         bounds = [*(repr(float(bound)) for bound in metric.buckets), "+Inf"]
-        for le, count in zip(bounds, accumulate(row.buckets), strict=True):
+        for le, count in zip(bounds, cumulated, strict=True):
             family.add_sample(f"{metric.name}_bucket", {**labels, "le": le}, count)
-        family.add_sample(f"{metric.name}_count", labels, row.count)
-        family.add_sample(f"{metric.name}_sum", labels, row.sum)
-    elif not isinstance(row, Gauge) or row.present:
-        family.add_sample(metric.name, labels, row.cells[row.at])
+        family.add_sample(f"{metric.name}_count", labels, cumulated[-1])
+        family.add_sample(f"{metric.name}_sum", labels, numbers[-1])
+    else:
+        family.add_sample(metric.name, labels, numbers[0])

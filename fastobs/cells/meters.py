@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, MutableSequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
-from math import isnan, nan
 from time import time
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -14,9 +14,19 @@ from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs.catalogue import Metric
 
-from .store import MemoryStore, Store
+from .store import EXEMPLARS, NUMBERS, Key, MemoryStore, Place, Store, View
 
-__all__ = ["Counter", "Exemplar", "Gauge", "Histogram", "Meters", "Reader", "Reading", "Row"]
+__all__ = [
+    "EXEMPLAR_WIDTH",
+    "Counter",
+    "Exemplar",
+    "Gauge",
+    "Histogram",
+    "Meters",
+    "Reader",
+    "Reading",
+    "Row",
+]
 
 OTHER = "_other"
 """What a label says when its metric has too many label sets."""
@@ -35,35 +45,87 @@ BOUNDED = frozenset(
 """Labels that keep their value in the overflow series: they have few, and alerts read them."""
 
 
+EXEMPLAR_WIDTH = 9
+"""Cells: the ids in words of 32 bits, which a float64 holds exactly, value, time, check."""
+
+
 class Exemplar(NamedTuple):
-    """One observation that leads to a trace."""
+    """One observation that leads to a trace. Ids are hex, ``at`` is seconds since the epoch."""
 
     trace_id: str
     span_id: str
     value: float
     at: float
-    """Seconds since the epoch."""
+
+    @staticmethod
+    def cells(trace: int, span: int, value: float, at: float) -> array[float]:
+        words = [trace >> shift & 0xFFFFFFFF for shift in (96, 64, 32, 0)]
+        words += [span >> 32 & 0xFFFFFFFF, span & 0xFFFFFFFF]
+        return array("d", [*words, value, at, sum(words) + 1.0])
+
+    @classmethod
+    def read(cls, cells: Sequence[float]) -> Exemplar | None:
+        """None for one that was never written, or is being written by another process just now."""
+        *words, value, at, check = cells
+        if check != sum(words) + 1.0:
+            return None
+        trace = "".join(f"{int(word):08x}" for word in words[:4])
+        return cls(trace, "".join(f"{int(word):08x}" for word in words[4:]), value, at)
 
 
 class Row:
-    """The cells of one label set."""
+    """The cells of one label set.
 
-    __slots__ = ("at", "cells", "metric", "template", "values")
+    Where they are may change once, when the process joins its siblings: so a statement that writes
+    reads ``cells`` and ``at`` itself, and makes no call in between.
+    """
+
+    __slots__ = ("_store", "at", "cells", "metric", "shared", "template", "values")
     width = 1
 
-    def __init__(
-        self,
-        metric: Metric,
-        values: tuple[str, ...],
-        cells: MutableSequence[float],
-        at: int,
-    ) -> None:
+    def __init__(self, metric: Metric, values: tuple[str, ...], store: Store) -> None:
         self.metric = metric
         self.values = values
-        self.cells = cells
-        self.at = at
         self.template: Any = None
         """The renderer's cache: this row's lines with holes for the numbers."""
+        self._settle(store)
+
+    def move(self, store: Store) -> None:
+        """Go on in another store, and take along what was counted so far."""
+        before = self.numbers(self.cells)
+        old = self.cells
+        self._settle(store)
+        if old is not self.cells:
+            self._carry(before)
+
+    def numbers(self, column: Sequence[float]) -> Sequence[float]:
+        """This row's part of a column of cells."""
+        return column[self.at : self.at + self.width]
+
+    def is_shown(self, numbers: Sequence[float]) -> bool:  # noqa: ARG002 - gauges want them
+        """Whether these numbers are a series, and not only room for one."""
+        return True
+
+    @property
+    def exemplar_place(self) -> Place | None:
+        """Where this row's exemplars are, if it has had some."""
+        return None
+
+    @property
+    def exemplar_width(self) -> int:
+        """How many cells they take."""
+        return 0
+
+    def _settle(self, store: Store) -> None:
+        self._store = store
+        place = store.claim(Key(self.metric.name, self.values), self.width, NUMBERS)
+        self.cells: MutableSequence[float] = place.cells
+        self.at = place.at
+        self.shared = place.shared
+
+    def _carry(self, numbers: Sequence[float]) -> None:
+        for index, amount in enumerate(numbers):
+            self.cells[self.at + index] += amount
 
 
 class Counter(Row):
@@ -80,15 +142,22 @@ class Counter(Row):
 
 
 class Gauge(Row):
-    """What goes up and down; NaN is "not there", and is not shown."""
+    """What goes up and down. Its second cell says whether it is there at all."""
 
     __slots__ = ()
+    width = 2
 
     def add(self, amount: float) -> None:
         self.cells[self.at] += amount
+        self.cells[self.at + 1] = 1.0
 
     def set(self, value: float) -> None:
         self.cells[self.at] = value
+        self.cells[self.at + 1] = 1.0
+
+    def hide(self) -> None:
+        """What it measured is gone; it is not shown until it is set again."""
+        self.cells[self.at + 1] = 0.0
 
     @property
     def value(self) -> float:
@@ -96,51 +165,63 @@ class Gauge(Row):
 
     @property
     def present(self) -> bool:
-        return not isnan(self.cells[self.at])
+        return self.cells[self.at + 1] != 0.0
+
+    def is_shown(self, numbers: Sequence[float]) -> bool:
+        return numbers[1] != 0.0
 
 
 class Histogram(Row):
     """A distribution: a cell per bucket, one for what is above them, one for the sum."""
 
-    __slots__ = ("bounds", "exemplars", "sum_at")
+    __slots__ = ("_exemplars", "_sum", "bounds", "width")
+    width: int
 
-    def __init__(
-        self,
-        metric: Metric,
-        values: tuple[str, ...],
-        cells: MutableSequence[float],
-        at: int,
-    ) -> None:
-        super().__init__(metric, values, cells, at)
+    def __init__(self, metric: Metric, values: tuple[str, ...], store: Store) -> None:
         self.bounds = metric.buckets
-        self.sum_at = at + len(metric.buckets) + 1
-        self.exemplars: list[Exemplar | None] | None = None
+        self.width = len(metric.buckets) + 2
+        self._sum = len(metric.buckets) + 1
+        self._exemplars: Place | None = None
+        super().__init__(metric, values, store)
 
     def observe(self, value: float) -> None:
-        # The index is worked out before the statement that must not be interrupted.
-        at = self.at + bisect_left(self.bounds, value)
-        self.cells[at] += 1.0
-        at = self.sum_at
-        self.cells[at] += value
+        index = bisect_left(self.bounds, value)
+        self.cells[self.at + index] += 1.0
+        self.cells[self.at + self._sum] += value
 
-    def remember(self, value: float, trace_id: str, span_id: str) -> None:
-        """Keep the latest exemplar of the bucket that ``value`` falls into."""
-        if self.exemplars is None:
-            self.exemplars = [None] * (len(self.bounds) + 1)
-        self.exemplars[bisect_left(self.bounds, value)] = Exemplar(trace_id, span_id, value, time())
+    def remember(self, value: float, trace: int, span: int) -> None:
+        """Keep this as the latest exemplar of the bucket that ``value`` falls into."""
+        if self._exemplars is None:
+            key = Key(self.metric.name, self.values)
+            self._exemplars = self._store.claim(key, self.exemplar_width, EXEMPLARS)
+        cells, at, _ = self._exemplars
+        at += bisect_left(self.bounds, value) * EXEMPLAR_WIDTH
+        cells[at : at + EXEMPLAR_WIDTH] = Exemplar.cells(trace, span, value, time())
+
+    @property
+    def exemplar_place(self) -> Place | None:
+        return self._exemplars
+
+    @property
+    def exemplar_width(self) -> int:
+        return (len(self.bounds) + 1) * EXEMPLAR_WIDTH
 
     @property
     def buckets(self) -> list[float]:
         """Observations by bucket, not cumulated; the last is above all bounds."""
-        return list(self.cells[self.at : self.sum_at])
+        return list(self.cells[self.at : self.at + self._sum])
 
     @property
     def count(self) -> float:
-        return sum(self.cells[self.at : self.sum_at])
+        return sum(self.buckets, 0.0)
 
     @property
     def sum(self) -> float:
-        return self.cells[self.sum_at]
+        return self.cells[self.at + self._sum]
+
+    def _settle(self, store: Store) -> None:
+        self._exemplars = None
+        super()._settle(store)
 
 
 KINDS: dict[str, type[Row]] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
@@ -175,11 +256,11 @@ class Meters:
     """
 
     def __init__(self, store: Store | None = None) -> None:
-        self._store = store or MemoryStore()
+        self._store: Store = store or MemoryStore()
         self._rows: dict[str, dict[tuple[str, ...], Row]] = {
             name: {} for name in catalogue.CATALOGUE
         }
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._readers: dict[Any, tuple[Reader, _Memory]] = {}
         for metric in ZERO_FROM_THE_START:
             self._row(metric, ("",) * len(metric.labels))
@@ -204,6 +285,22 @@ class Meters:
         for metric in catalogue.CATALOGUE.values():
             if rows := self.rows(metric):
                 yield metric, rows
+
+    def view(self) -> View:
+        """All numbers now, of this process and its siblings."""
+        for key in self._store.strangers():
+            metric = catalogue.CATALOGUE.get(key.metric)
+            if metric is not None and len(key.values) == len(metric.labels):
+                self._row(metric, key.values)
+        return self._store.view()
+
+    def move(self, store: Store) -> None:
+        """Go on in another store; nothing that was counted is lost."""
+        with self._lock:
+            self._store = store
+            for rows in self._rows.values():
+                for row in rows.values():
+                    row.move(store)
 
     def ask(self, reader: Reader) -> None:
         """Read from this probe whenever the metrics are shown."""
@@ -246,21 +343,11 @@ class Meters:
                 row = rows.get(values)
                 self._overflowed(metric)
             if row is None:
-                row = self._make(metric, values)
-                rows[values] = row
+                row = rows[values] = KINDS[metric.kind](metric, values, self._store)
         return row
 
-    def _make(self, metric: Metric, values: tuple[str, ...]) -> Row:
-        width = len(metric.buckets) + 2 if metric.kind == "histogram" else 1
-        cells, at = self._store.claim(metric.name, values, width)
-        return KINDS[metric.kind](metric, values, cells, at)
-
     def _overflowed(self, metric: Metric) -> None:
-        rows = self._rows[catalogue.SELF_OVERFLOW.name]
-        row = rows.get((metric.name,))
-        if row is None:
-            row = rows[(metric.name,)] = self._make(catalogue.SELF_OVERFLOW, (metric.name,))
-        row.cells[row.at] += 1.0
+        self.counter(catalogue.SELF_OVERFLOW, metric.name).add()
 
 
 class _Memory:
@@ -288,7 +375,7 @@ class _Memory:
 
     def fade(self, keep: set[tuple[str, tuple[str, ...]]]) -> None:
         for key in self._gauges.keys() - keep:
-            self._gauges.pop(key).set(nan)
+            self._gauges.pop(key).hide()
 
 
 ZERO_FROM_THE_START = tuple(

@@ -7,33 +7,53 @@ parsers referee both in the tests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 from fastobs.catalogue import Metric
 
-from .meters import Exemplar, Gauge, Histogram, Meters, Row
+from .meters import EXEMPLAR_WIDTH, Exemplar, Histogram, Meters, Row
+from .store import View
 
-__all__ = ["OPENMETRICS", "TEXT", "render"]
+__all__ = ["OPENMETRICS", "TEXT", "exemplars_of", "render"]
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-def render(meters: Meters, *, openmetrics: bool, worker: str = "0") -> str:
+def render(meters: Meters, *, openmetrics: bool) -> str:
     """All metrics, without the ``# EOF`` that ends an OpenMetrics exposition.
 
     Args:
         meters: What to show.
         openmetrics: With exemplars, and the counter's family named without ``_total``.
-        worker: What the label ``worker`` says on the metrics that have it.
     """
     parts: list[str] = []
+    view = meters.view()
     for metric, rows in meters:
-        lines = [line for row in rows if (line := _row(row, worker, exemplars=openmetrics))]
+        lines = [
+            _lines(row, worker, numbers) for row in rows for worker, numbers in view.numbers(row)
+        ]
+        if openmetrics and metric.kind == "histogram" and not metric.per_worker:
+            lines = [
+                _with_exemplars(row, view, text) for row, text in zip(rows, lines, strict=False)
+            ]
         if lines:
             parts.append(_head(metric, openmetrics=openmetrics))
             parts.extend(lines)
     return "".join(parts)
+
+
+def exemplars_of(row: Row, view: View) -> dict[int, Exemplar]:
+    """The latest exemplar of each bucket, over all workers."""
+    latest: dict[int, Exemplar] = {}
+    for cells in view.exemplars(row):
+        for bucket in range(len(cells) // EXEMPLAR_WIDTH):
+            at = bucket * EXEMPLAR_WIDTH
+            found = Exemplar.read(cells[at : at + EXEMPLAR_WIDTH])
+            if found is not None and (bucket not in latest or found.at > latest[bucket].at):
+                latest[bucket] = found
+    return latest
 
 
 def _head(metric: Metric, *, openmetrics: bool) -> str:
@@ -41,19 +61,16 @@ def _head(metric: Metric, *, openmetrics: bool) -> str:
     return f"# HELP {name} {metric.help}\n# TYPE {name} {metric.kind}\n"
 
 
-def _row(row: Row, worker: str, *, exemplars: bool) -> str:
-    template = row.template
+def _lines(row: Row, worker: str, numbers: Sequence[float]) -> str:
+    if row.template is None:
+        row.template = {}
+    template = row.template.get(worker)
     if template is None:
-        template = row.template = _template(row, worker)
-    cells, at = row.cells, row.at
+        template = row.template[worker] = _template(row, worker)
     if isinstance(row, Histogram):
-        if exemplars and row.exemplars is not None:
-            return _with_exemplars(row, worker)
-        cumulated = tuple(accumulate(cells[at : row.sum_at]))
-        return str(template % (*cumulated, cumulated[-1], cells[row.sum_at]))
-    if isinstance(row, Gauge) and not row.present:
-        return ""
-    return str(template % (cells[at],))
+        cumulated = tuple(accumulate(numbers[:-1]))
+        return str(template % (*cumulated, cumulated[-1], numbers[-1]))
+    return str(template % (numbers[0],))
 
 
 def _template(row: Row, worker: str) -> str:
@@ -82,23 +99,19 @@ def _labels(row: Row, worker: str) -> str:
 
 
 OPTIONAL = frozenset({"service_version", "deployment_environment_name"})
-"""Labels that are left out when they are empty. To Prometheus that is the same; to readers it is not."""
+"""Labels left out when empty. To Prometheus that is the same; to readers it is not."""
 
 
 def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def _with_exemplars(row: Histogram, worker: str) -> str:
-    lines = _row(row, worker, exemplars=False).splitlines(keepends=True)
-    for index, exemplar in enumerate(row.exemplars or ()):
-        if exemplar is not None:
-            lines[index] = f"{lines[index][:-1]} # {_exemplar(exemplar)}\n"
+def _with_exemplars(row: Row, view: View, text: str) -> str:
+    found = exemplars_of(row, view)
+    if not found:
+        return text
+    lines = text.splitlines(keepends=True)
+    for bucket, one in found.items():
+        labels = f'{{trace_id="{one.trace_id}",span_id="{one.span_id}"}}'
+        lines[bucket] = f"{lines[bucket][:-1]} # {labels} {one.value} {one.at:.3f}\n"
     return "".join(lines)
-
-
-def _exemplar(exemplar: Exemplar) -> str:
-    return (
-        f'{{trace_id="{exemplar.trace_id}",span_id="{exemplar.span_id}"}} '
-        f"{exemplar.value} {exemplar.at:.3f}"
-    )

@@ -1,40 +1,98 @@
-"""Rows of float64 cells in the memory of one process."""
+"""Where rows of float64 cells come from, and the store of a process that is alone."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import MutableSequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-__all__ = ["MemoryStore", "Store"]
+if TYPE_CHECKING:
+    from .meters import Row
+
+__all__ = ["EXEMPLARS", "NUMBERS", "Key", "MemoryStore", "OwnView", "Place", "Store", "View"]
+
+NUMBERS = "cells"
+"""The sheet for counts, sums and gauges."""
+EXEMPLARS = "exemplars"
+"""The sheet for exemplars, apart, since it is large and few readers want it."""
+
+
+class Key(NamedTuple):
+    """What a row is for."""
+
+    metric: str
+    values: tuple[str, ...]
+
+
+class Place(NamedTuple):
+    """Where a row is: in these cells, from this one on."""
+
+    cells: MutableSequence[float]
+    at: int
+    shared: bool = False
+    """Other processes see it at the same place of their own column."""
+
+
+class View(Protocol):
+    """All rows at one moment, of one process or of several."""
+
+    def numbers(self, row: Row) -> Iterator[tuple[str, Sequence[float]]]:
+        """The row's cells: once for the whole service, or once for each worker that has them.
+
+        Yields:
+            The worker, for metrics that are per worker; and the cells.
+        """
+        ...
+
+    def exemplars(self, row: Row) -> Iterable[Sequence[float]]:
+        """The row's cells of the exemplar sheet, of each worker that has some."""
+        ...
 
 
 class Store(Protocol):
-    """Gives out rows of cells; a row stays where it is for the life of the process."""
+    """Gives out rows of cells, all zero at first."""
 
-    def claim(
-        self, metric: str, values: tuple[str, ...], width: int
-    ) -> tuple[MutableSequence[float], int]:
-        """A row of ``width`` zeros for this label set: the cells, and where the row begins in them.
+    def claim(self, key: Key, width: int, sheet: str = NUMBERS) -> Place:
+        """The row for this key, the same one each time.
 
         A statement like ``cells[at] += amount`` loses nothing to other threads: CPython hands the
         interpreter over only at calls and backward jumps, and there is neither between load and store.
         """
         ...
 
+    def strangers(self) -> Iterable[Key]:
+        """Keys that other processes have claimed since this was last asked."""
+        ...
+
+    def view(self) -> View:
+        """What all processes have counted."""
+        ...
+
 
 class MemoryStore:
-    """The cells of a single process: one growing array."""
+    """The cells of a process that is alone, in its own memory."""
 
-    def __init__(self) -> None:
-        self._cells = array("d")
+    def claim(self, key: Key, width: int, sheet: str = NUMBERS) -> Place:  # noqa: ARG002
+        return Place(array("d", bytes(8 * width)), 0)
 
-    def claim(
-        self,
-        metric: str,  # noqa: ARG002 - a store that is shared between processes needs the key
-        values: tuple[str, ...],  # noqa: ARG002
-        width: int,
-    ) -> tuple[MutableSequence[float], int]:
-        at = len(self._cells)
-        self._cells.extend([0.0] * width)
-        return self._cells, at
+    def strangers(self) -> Iterable[Key]:
+        return ()
+
+    def view(self) -> View:
+        return OwnView("0")
+
+
+class OwnView:
+    """What this process has counted, read from the rows themselves."""
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+
+    def numbers(self, row: Row) -> Iterator[tuple[str, Sequence[float]]]:
+        numbers = row.numbers(row.cells)
+        if row.is_shown(numbers):
+            yield self._worker, numbers
+
+    def exemplars(self, row: Row) -> Iterable[Sequence[float]]:
+        place = row.exemplar_place
+        return () if place is None else [place.cells[place.at :][: row.exemplar_width]]

@@ -32,7 +32,7 @@ def http(meters: Meters) -> Signal:
         received.observe(exchange.request_bytes)
         sent.observe(exchange.response_bytes)
         if exchange.sampled:
-            duration.remember(exchange.duration, exchange.trace_id, exchange.span_id)
+            duration.remember(exchange.duration, exchange.trace_number, exchange.span_number)
         if exchange.error_type:
             _count_failure(meters, exchange)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import nan
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from fastobs import catalogue
 from fastobs.cells import Meters
+from fastobs.cells.meters import Exemplar
 from fastobs.cells.render import render
 
 
@@ -83,16 +82,17 @@ def test_metrics_of_a_worker_say_which() -> None:
     meters.gauge(catalogue.TASKS).set(5)
     meters.counter(catalogue.HTTP_SLOW, "/").add()
 
-    text = render(meters, openmetrics=False, worker="3")
+    text = render(meters, openmetrics=False)
 
-    assert 'fastobs_asyncio_tasks{worker="3"} 5.0' in text
+    assert 'fastobs_asyncio_tasks{worker="0"} 5.0' in text
     assert 'fastobs_slow_requests_total{http_route="/"} 1.0' in text
 
 
 def test_a_gauge_that_is_not_there_is_not_shown() -> None:
     """Nor is a head without lines."""
     meters = Meters()
-    meters.gauge(catalogue.TASKS).set(nan)
+    meters.gauge(catalogue.TASKS).set(3)
+    meters.gauge(catalogue.TASKS).hide()
 
     assert "fastobs_asyncio_tasks" not in render(meters, openmetrics=False)
 
@@ -102,7 +102,7 @@ def test_exemplars_lead_from_a_bucket_to_a_trace_in_openmetrics_only() -> None:
     meters = Meters()
     histogram = meters.histogram(catalogue.HTTP_DURATION, "GET", "/", "200", "")
     histogram.observe(0.02)
-    histogram.remember(0.02, "ab" * 16, "cd" * 8)
+    histogram.remember(0.02, int("ab" * 16, 16), int("cd" * 8, 16))
 
     (bucket,) = [sample for sample in samples(meters, openmetrics=True).values() if sample.exemplar]
 
@@ -123,3 +123,14 @@ def test_the_cached_template_keeps_up_with_the_numbers() -> None:
     counter.add()
 
     assert 'fastobs_slow_requests_total{http_route="/"} 42.0' in render(meters, openmetrics=False)
+
+
+def test_an_exemplar_that_is_half_written_is_not_shown() -> None:
+    """Another process may be writing it; a wrong trace id would lead nowhere."""
+    cells = Exemplar.cells(2**128 - 1, 2**64 - 1, 0.5, 1.0)
+    assert Exemplar.read(cells) == Exemplar("f" * 32, "f" * 16, 0.5, 1.0)
+
+    cells[2] = 7
+
+    assert Exemplar.read(cells) is None
+    assert Exemplar.read([0.0] * len(cells)) is None

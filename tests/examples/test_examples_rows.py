@@ -66,11 +66,20 @@ def test_routes_are_told_slowest_first_and_only_when_they_were_asked():
     assert [row.route for row in found] == ["/slow", rows.NO_ROUTE, "/fast"]
 
 
-def test_a_route_names_the_part_that_took_most_of_its_time():
-    """The largest part, with its share of all parts."""
+@pytest.mark.parametrize(
+    ("spent", "expected"),
+    [
+        (4.0, ("db", 0.75)),  # the parts explain everything
+        (5.0, ("db", 0.6)),
+        (10.0, ("unaccounted", 0.6)),  # 6 of 10 seconds are nobody's
+    ],
+)
+def test_a_route_names_the_part_that_took_most_of_its_time(spent, expected):
+    """The share is of the request's time, not of what is known: the unknown is a part too."""
     part = catalogue.HTTP_PART
     text = (
         requests("/a", {"0.1": 1, "+Inf": 1})
+        + f'{catalogue.HTTP_DURATION.name}_sum{{{ROUTE}="/a"}} {spent}\n'
         + counter(part, 3, **{ROUTE: "/a", "part": "db"})
         + counter(part, 1, **{ROUTE: "/a", "part": "cpu"})
         + counter(part, 9, **{ROUTE: "/b", "part": "http"})
@@ -78,7 +87,15 @@ def test_a_route_names_the_part_that_took_most_of_its_time():
 
     (row,) = rows.routes(parse(text), seconds=1)
 
-    assert (row.mostly, row.share) == ("db", 0.75)
+    assert (row.mostly, row.share) == expected
+
+
+def test_a_server_without_a_breakdown_has_no_largest_part():
+    """Nothing is called unaccounted when nothing was accounted for."""
+    (row,) = rows.routes(parse(requests("/a", {"0.1": 1, "+Inf": 1})), seconds=1)
+
+    assert row.mostly == ""
+    assert "nothing to tell" in shown(render.parts([row]))
 
 
 def test_a_pool_shows_the_worker_that_came_closest_to_its_limit():

@@ -1,0 +1,1 @@
+"""Applications that show fastobs at work."""
