@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ._exchange import current
 from ._instrument import Handle, instrument
+from ._section import section
 from ._version import __version__
+from ._watch import cache, limiter, watch
 from .config import Settings
 from .errors import ConfigError, FastobsError
 
@@ -14,6 +16,10 @@ __all__ = [
     "Handle",
     "Settings",
     "__version__",
+    "cache",
     "current",
     "instrument",
+    "limiter",
+    "section",
+    "watch",
 ]

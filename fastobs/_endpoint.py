@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from hmac import compare_digest
 from time import perf_counter
 
 import anyio
 import anyio.to_thread
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import Metric as Family
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import catalogue
 from .cells import Meters
-from .cells.bridge import others
+from .cells.bridge import write
 from .cells.render import OPENMETRICS, TEXT, render
 
 __all__ = ["exposition", "metrics_page"]
 
 
-def metrics_page(
-    meters: Meters, *, token: str | None, registry: CollectorRegistry = REGISTRY
-) -> ASGIApp:
+Users = Callable[[], list[Family]]
+"""The users' own metrics, now."""
+
+
+def metrics_page(meters: Meters, *, token: str | None, users: Users) -> ASGIApp:
     """An ASGI app that answers with all metrics.
 
     Args:
         meters: Ours.
         token: Bearer token that must be sent; None lets everybody in.
-        registry: Whose other metrics are appended.
+        users: Metrics that are appended.
     """
     limiter: list[anyio.CapacityLimiter] = []
     took = meters.histogram(catalogue.SELF_SCRAPE)
 
     def produce(*, openmetrics: bool, compressed: bool) -> bytes:
         started = perf_counter()
-        body = exposition(meters, registry, openmetrics=openmetrics)
+        body = exposition(meters, users, openmetrics=openmetrics)
         if compressed:
             # Level 1 takes a tenth of the default's time for a body a third larger.
             body = gzip.compress(body, compresslevel=1)
@@ -76,10 +79,10 @@ def metrics_page(
     return page
 
 
-def exposition(meters: Meters, registry: CollectorRegistry, *, openmetrics: bool) -> bytes:
+def exposition(meters: Meters, users: Users, *, openmetrics: bool) -> bytes:
     """Everything there is to show now, in one of the two text formats."""
     meters.refresh()
-    text = render(meters, openmetrics=openmetrics) + others(registry, openmetrics=openmetrics)
+    text = render(meters, openmetrics=openmetrics) + write(users(), openmetrics=openmetrics)
     return (text + "# EOF\n" if openmetrics else text).encode()
 
 

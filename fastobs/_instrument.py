@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from asyncio import get_running_loop
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
@@ -16,8 +17,11 @@ from ._middleware import Middleware
 from ._process import Process, process
 from ._routes import Routes, declared
 from ._service import identify
-from .config import Settings, load
+from .config import Profiles, Settings, load
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .profiling.access import Access
 
 __all__ = ["Handle", "instrument"]
 
@@ -87,7 +91,7 @@ class Handle:
 
     def status(self) -> str:
         """What is watched, what was found but cannot be, and the line to add; for people."""
-        return self._process.probes.status()
+        return f"{self._process.workers.status()}\n{self._process.probes.status()}"
 
     def uninstrument(self) -> None:
         """Restore the app as it was; what was counted stays counted."""
@@ -101,13 +105,26 @@ class Handle:
         metrics = self.settings.metrics
         if metrics is not None and metrics.path is not None:
             token = metrics.token.get_secret_value() if metrics.token else None
-            yield metrics.path, (metrics_page(self._process.meters, token=token), "metrics.path")
+            shared = self._process
+            page = metrics_page(shared.meters, token=token, users=shared.carry.families)
+            yield metrics.path, (page, "metrics.path")
+        if (profiles := self.settings.profiles) is not None:
+            from .profiling.store import Folder
+            from .profiling.viewer import viewer
+
+            page = viewer(Folder(profiles), access=self._access(profiles), prefix=profiles.path)
+            yield profiles.path, (page, "profiles.path")
 
     def _started(self) -> None:
         """The app has set up what it sets up; what is missing is ours."""
+        if self.settings.runtime is not None:
+            # Under trio there is no such loop.
+            with suppress(RuntimeError):
+                self._process.probes.on_loop(get_running_loop())
+        shared = self._process
+        who = identify(self.settings.service, self._app)
+        shared.workers.join(self.settings.workers, who)
         if (traces := self.settings.traces) is not None:
-            shared = self._process
-            who = identify(self.settings.service, self._app)
             _tracing.provide(traces, who, shared.meters, shared.head)
             if traces.server_spans == "fastobs":
                 _tracing.spare_probe(self._app)
@@ -122,9 +139,38 @@ class Handle:
 
             yield slow_requests(settings.slow, meters, self._process.lines.put)
         if settings.metrics is not None:
+            from .signals.parts import breakdown
+
+            yield breakdown(meters)
             yield http(meters)
+        if settings.limits is not None:
+            from .signals.limits import rejections
+
+            yield rejections(meters)
+        if settings.runtime is not None:
+            from .signals.loops import loops
+
+            yield loops(self._process.probes.on_loop)
         if settings.traces is not None:
             yield _tracing.signal_for(stack, settings.traces, self._process.head)
+        if settings.profiles is not None:
+            from .profiling.store import Folder
+            from .signals.profiles import profiles
+
+            # Last of all: whoever comes before it is not in the profile, nor slowed down by it.
+            yield profiles(
+                settings.profiles,
+                meters,
+                access=self._access(settings.profiles),
+                store=Folder(settings.profiles),
+                service=identify(settings.service, self._app).name,
+            )
+
+    def _access(self, profiles: Profiles) -> Access:
+        from .profiling.access import Access
+
+        token = profiles.token.get_secret_value() if profiles.token else None
+        return Access(token, debug=lambda: self._app.debug)
 
     def _insert(self, wrap: Callable[[ASGIApp], Middleware]) -> None:
         app = self._app

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -57,8 +59,14 @@ class Middleware:
         # One look decides for nearly every request that nothing below concerns it.
         self._special = (*self._pages, *self._excluded_prefixes)
         self._sockets = sockets
+        self._at_start = started
         self._started: Callable[[], None] | None = started
         self._clock = clock
+        _all.add(self)
+
+    def begin_anew(self) -> None:
+        """In a forked child: what was started is the parent's."""
+        self._started = self._at_start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -264,6 +272,17 @@ class Passage:
                 finish(exchange)
             except Exception as error:
                 contain(_name(finish), error)
+
+
+_all: weakref.WeakSet[Middleware] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for middleware in list(_all):
+        middleware.begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _error_type(exchange: Exchange) -> str:

@@ -14,8 +14,10 @@ from ._contain import report_to
 from ._outbox import Outbox
 from ._service import identify
 from ._version import __version__
+from ._workers import Workers
 from .cells import Meters
 from .cells.bridge import CellsCollector
+from .cells.carry import Carry
 from .config import Service, Settings
 from .probes import Probes
 from .signals.traces import Head
@@ -45,6 +47,8 @@ class Process:
         ).set(1.0)
 
         self.head = Head()
+        self.carry = Carry(REGISTRY)
+        self.workers = Workers(self.meters, self.carry)
         self._apps = 0
         self._collector: CellsCollector | None = None
 
@@ -62,6 +66,7 @@ class Process:
         self._apps -= 1
         if self._apps == 0:
             self.probes.detach()
+            self.workers.close()
             if self._collector is not None:
                 REGISTRY.unregister(self._collector)
                 self._collector = None

@@ -54,7 +54,8 @@ class Metric:
         labels: Label names, in the order of the values that are handed to the store.
         buckets: Upper bounds of a histogram, without +Inf.
         per_worker: Shown once per worker, with the label ``worker`` (the slot number); everything
-            else is summed over the workers.
+            else is of the whole service.
+        merge: How a gauge of the whole service comes from what its workers say.
         limit: Label sets before further ones are folded into one overflow series.
     """
 
@@ -64,6 +65,7 @@ class Metric:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     per_worker: bool = False
+    merge: Literal["sum", "max"] = "sum"
     limit: int = 1000
 
     @property
@@ -232,6 +234,7 @@ DB_SERVER_MAX = Metric(
     "gauge",
     "The connection limit of the database server.",
     (POOL,),
+    merge="max",
     limit=100,
 )
 DB_DURATION = Metric(
@@ -420,7 +423,9 @@ PROCESS_MAX_FDS = Metric(
     "The most file descriptors that the process may open.",
     per_worker=True,
 )
-WORKERS = Metric("fastobs_workers", "gauge", "Worker slots, by state (live, free).", ("state",))
+WORKERS = Metric(
+    "fastobs_workers", "gauge", "Worker slots, by state (live, free).", ("state",), merge="max"
+)
 WORKER_STARTS = Metric("fastobs_worker_starts_total", "counter", "Workers that were started.")
 
 HEALTH_UP = Metric(
@@ -437,12 +442,14 @@ BUILD_INFO = Metric(
     "gauge",
     "1, with the versions that matter as labels.",
     ("version", "python", "fastapi", "starlette"),
+    merge="max",
 )
 TARGET_INFO = Metric(
     "target_info",
     "gauge",
     "1, with the service as labels (OpenTelemetry resource).",
     ("service_name", "service_version", "deployment_environment_name"),
+    merge="max",
 )
 SELF_ERRORS = Metric(
     "fastobs_instrumentation_errors_total",

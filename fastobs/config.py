@@ -41,6 +41,7 @@ __all__ = [
     "Settings",
     "Slow",
     "Traces",
+    "Workers",
     "load",
 ]
 
@@ -165,6 +166,13 @@ class Runtime(Section):
     """Seconds between two heartbeats of the event loop."""
 
 
+class Workers(Section):
+    """Several workers of one server, each of which shows the metrics of all."""
+
+    directory: Path | None = None
+    """Where they share them; None is a private folder in memory, and only for servers that we know."""
+
+
 class _KnownFieldsOnly(PydanticBaseSettingsSource):
     """The environment without what is not ours.
 
@@ -218,6 +226,7 @@ class Settings(BaseSettings):
     caches: Caches | None = Caches()
     limits: Limits | None = Limits()
     runtime: Runtime | None = Runtime()
+    workers: Workers | None = Workers()
 
     @classmethod
     def settings_customise_sources(
@@ -241,6 +250,7 @@ SECTIONS: dict[str, type[Section]] = {
     "caches": Caches,
     "limits": Limits,
     "runtime": Runtime,
+    "workers": Workers,
 }
 
 

@@ -133,8 +133,12 @@ def quantile(
     window: str = WINDOW,
     ago: str = "",
 ) -> str:
-    """The q-quantile of a histogram, over everything but the labels in ``by``."""
-    return f"histogram_quantile({q:g}, {buckets(metric, *matchers, by=by, window=window, ago=ago)})"
+    """The q-quantile of a histogram, over everything but the labels in ``by``.
+
+    Without observations it is a gap, not NaN: NaN is no number to show or to aggregate.
+    """
+    rates = buckets(metric, *matchers, by=by, window=window, ago=ago)
+    return f"histogram_quantile({q:g}, {rates}) >= 0"
 
 
 def average(metric: Metric, *matchers: str, by: Iterable[str] = (), window: str = WINDOW) -> str:

@@ -11,7 +11,6 @@ import anyio
 import anyio.to_thread
 import pytest
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from starlette.types import ASGIApp
 
@@ -23,7 +22,7 @@ from tests.driving import Answer, call, values
 
 @pytest.fixture
 def page(meters: Meters) -> ASGIApp:
-    return metrics_page(meters, token=None, registry=CollectorRegistry())
+    return metrics_page(meters, token=None, users=list)
 
 
 async def ask(page: ASGIApp, method: str = "GET", **headers: str) -> Answer:
@@ -106,7 +105,7 @@ async def test_the_body_is_compressed_for_those_who_accept_it(
 )
 async def test_a_token_keeps_others_out(sent: dict[str, str], status: int, meters: Meters) -> None:
     """The answer says what to send, never what would be right."""
-    page = metrics_page(meters, token="s3cret", registry=CollectorRegistry())
+    page = metrics_page(meters, token="s3cret", users=list)
 
     answer = await ask(page, **sent)
 
@@ -166,7 +165,7 @@ async def test_a_scrape_leaves_the_event_loop_free(meters: Meters) -> None:
             return []
 
     meters.ask(Slow())
-    page = metrics_page(meters, token=None, registry=CollectorRegistry())
+    page = metrics_page(meters, token=None, users=list)
     async with anyio.create_task_group() as group:
         group.start_soon(ask, page)
         while not entered.is_set():

@@ -115,12 +115,12 @@ def test_a_bound_must_be_a_bucket():
 
 
 def test_a_quantile_keeps_the_labels_that_are_asked_for():
-    """le is added; everything else is summed first."""
+    """le is added; everything else is summed first; NaN is left out."""
     actual = promql.quantile(0.99, HTTP_DURATION, by=["job"], window="5m", ago="1d")
 
     assert actual == (
         "histogram_quantile(0.99, sum by (job, le) "
-        "(rate(http_server_request_duration_seconds_bucket[5m] offset 1d)))"
+        "(rate(http_server_request_duration_seconds_bucket[5m] offset 1d))) >= 0"
     )
 
 

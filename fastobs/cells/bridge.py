@@ -17,7 +17,7 @@ from fastobs import catalogue
 
 from .meters import Histogram, Meters, Row
 
-__all__ = ["CellsCollector", "others"]
+__all__ = ["CellsCollector", "foreign", "write"]
 
 _ours = threading.local()
 """Set while we render, so that our own collector stays silent and nothing is shown twice."""
@@ -50,11 +50,11 @@ class CellsCollector(Collector):
                 yield family
 
 
-def others(registry: CollectorRegistry, *, openmetrics: bool) -> str:
-    """What else is in the registry: the user's own metrics, in the same format, without ``# EOF``."""
+def foreign(registry: CollectorRegistry) -> list[Family]:
+    """What else is in the registry: the user's own metrics."""
     _ours.rendering = True
     try:
-        families = [
+        return [
             family
             for family in registry.collect()
             if family.name not in catalogue.CATALOGUE
@@ -62,6 +62,10 @@ def others(registry: CollectorRegistry, *, openmetrics: bool) -> str:
         ]
     finally:
         _ours.rendering = False
+
+
+def write(families: list[Family], *, openmetrics: bool) -> str:
+    """Families in one of the text formats, by prometheus_client, without ``# EOF``."""
     generate = generate_openmetrics if openmetrics else generate_latest
     return generate(_Families(families)).decode().removesuffix("# EOF\n")
 

@@ -98,6 +98,10 @@ class Row:
         if old is not self.cells:
             self._carry(before)
 
+    def begin_anew(self, store: Store) -> None:
+        """Go on in another store from zero."""
+        self._settle(store)
+
     def numbers(self, column: Sequence[float]) -> Sequence[float]:
         """This row's part of a column of cells."""
         return column[self.at : self.at + self.width]
@@ -301,6 +305,14 @@ class Meters:
             for rows in self._rows.values():
                 for row in rows.values():
                     row.move(store)
+
+    def begin_anew(self, store: Store) -> None:
+        """Go on in another store from zero: in a forked child, what was counted is the parent's."""
+        self._lock = threading.RLock()
+        self._store = store
+        for rows in self._rows.values():
+            for row in rows.values():
+                row.begin_anew(store)
 
     def ask(self, reader: Reader) -> None:
         """Read from this probe whenever the metrics are shown."""

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from .meters import Row
+from fastobs.catalogue import Metric
 
-__all__ = ["EXEMPLARS", "NUMBERS", "Key", "MemoryStore", "OwnView", "Place", "Store", "View"]
+__all__ = [
+    "EXEMPLARS",
+    "NUMBERS",
+    "Key",
+    "MemoryStore",
+    "OwnView",
+    "Place",
+    "Readable",
+    "Store",
+    "View",
+]
 
 NUMBERS = "cells"
 """The sheet for counts, sums and gauges."""
@@ -33,10 +42,37 @@ class Place(NamedTuple):
     """Other processes see it at the same place of their own column."""
 
 
+class Readable(Protocol):
+    """What a view needs to know of a row."""
+
+    metric: Metric
+    values: tuple[str, ...]
+    cells: MutableSequence[float]
+    shared: bool
+
+    def numbers(self, column: Sequence[float]) -> Sequence[float]:
+        """The row's part of a column of cells."""
+        ...
+
+    def is_shown(self, numbers: Sequence[float]) -> bool:
+        """Whether these numbers are a series, and not only room for one."""
+        ...
+
+    @property
+    def exemplar_place(self) -> Place | None:
+        """Where the row's exemplars are, if it has had some."""
+        ...
+
+    @property
+    def exemplar_width(self) -> int:
+        """How many cells they take."""
+        ...
+
+
 class View(Protocol):
     """All rows at one moment, of one process or of several."""
 
-    def numbers(self, row: Row) -> Iterator[tuple[str, Sequence[float]]]:
+    def numbers(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
         """The row's cells: once for the whole service, or once for each worker that has them.
 
         Yields:
@@ -44,7 +80,7 @@ class View(Protocol):
         """
         ...
 
-    def exemplars(self, row: Row) -> Iterable[Sequence[float]]:
+    def exemplars(self, row: Readable) -> Iterable[Sequence[float]]:
         """The row's cells of the exemplar sheet, of each worker that has some."""
         ...
 
@@ -88,11 +124,11 @@ class OwnView:
     def __init__(self, worker: str) -> None:
         self._worker = worker
 
-    def numbers(self, row: Row) -> Iterator[tuple[str, Sequence[float]]]:
+    def numbers(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
         numbers = row.numbers(row.cells)
         if row.is_shown(numbers):
             yield self._worker, numbers
 
-    def exemplars(self, row: Row) -> Iterable[Sequence[float]]:
+    def exemplars(self, row: Readable) -> Iterable[Sequence[float]]:
         place = row.exemplar_place
         return () if place is None else [place.cells[place.at :][: row.exemplar_width]]

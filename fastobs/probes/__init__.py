@@ -2,13 +2,114 @@
 
 A family (pools, caches, limits, runtime) is a question, with its series, panels, alerts and runbook;
 an adapter answers it for one library. A new library is one file here, one test, and one row in
-`ADAPTERS`.
+`ADAPTERS`. Adapters do not know each other, and nobody imports their library for them: they are
+loaded when the app has imported it, or as soon as it does. See docs/adding-a-probe.md.
 """
 
 from __future__ import annotations
 
-from fastobs.cells import Meters
+import sys
+import threading
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastobs._contain import contain, contained
+from fastobs.cells import Meters, Reading
 from fastobs.config import Settings
+
+from ._imports import Arrivals
+from ._names import Names, variables
+
+if TYPE_CHECKING:
+    from .hand import CacheProbe, LimiterProbe
+
+__all__ = ["ADAPTERS", "Adapter", "Kit", "Probe", "Probes"]
+
+
+class Adapter(NamedTuple):
+    """A row of `ADAPTERS`."""
+
+    library: str
+    """The top-level module that brings the adapter to life."""
+    family: str
+    """Also the section of the settings that switches it off."""
+    module: str
+    """In this package; it has a function ``probe(kit)``."""
+    supports: str
+    """What `fastobs.watch` takes; empty if there is nothing to hand over."""
+
+
+ADAPTERS = (
+    Adapter("asyncio", "runtime", ".runtime", ""),
+    Adapter(
+        "sqlalchemy",
+        "pools",
+        ".sqlalchemy",
+        "Engine, AsyncEngine, sessionmaker or Pool of SQLAlchemy",
+    ),
+    Adapter("cachetools", "caches", ".cachetools", "a cache or a cached function of cachetools"),
+    Adapter("limits", "limits", ".limits", "a strategy of limits"),
+    Adapter("slowapi", "limits", ".slowapi", "Limiter of slowapi"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kit:
+    """What a probe gets to work with."""
+
+    meters: Meters
+    names: Names
+    """The names of its family."""
+    look: Callable[[], None]
+    """Have the app's variables searched: `Probe.found` is called with what they hold."""
+
+
+class Probe:
+    """Teaches fastobs one library; a subclass answers what its library can.
+
+    Made when it is needed first, attached while an app is instrumented, and then asked for readings
+    whenever metrics are shown. A hook must never raise (see `fastobs._contain`), and costs next to
+    nothing outside a request.
+    """
+
+    def __init__(self, kit: Kit) -> None:
+        self.kit = kit
+
+    @property
+    def kinds(self) -> tuple[type, ...]:
+        """Types of objects that are worth finding in variables."""
+        return ()
+
+    def attach(self, settings: Settings) -> None:
+        """Hook the library, at class level: objects that exist already must be seen."""
+
+    def detach(self) -> None:
+        """Take out every hook."""
+
+    def watch(self, obj: Any, name: str | None) -> bool:  # noqa: ARG002
+        """Watch what the user hands over; False if it is none of this library's."""
+        return False
+
+    def found(self, obj: Any, name: str) -> None:
+        """A variable of the app holds an object of our `kinds`."""
+
+    def on_loop(self, loop: AbstractEventLoop) -> None:
+        """An event loop serves requests; called on it, and perhaps more than once."""
+
+    def read(self) -> Iterable[Reading]:
+        """The readings now; called from any thread, and must not block."""
+        return ()
+
+    def status(self) -> Iterator[tuple[str, str]]:
+        """What is watched: its name, and what it is."""
+        yield from ()
+
+    def unwatchable(self) -> Iterator[tuple[str, str]]:
+        """What was found and cannot be watched as it is: its name, and the line to add."""
+        yield from ()
 
 
 class Probes:
@@ -16,8 +117,149 @@ class Probes:
 
     def __init__(self, meters: Meters) -> None:
         self.meters = meters
+        self._names: dict[str, Names] = {}
+        self._probes: dict[Adapter, Probe] = {}
+        self._attached: dict[Adapter, Probe] = {}
+        self._failed: dict[Adapter, Exception] = {}
+        self._off: set[str] = set()
+        self._settings: Settings | None = None
+        self._arrivals = Arrivals(self._arrived)
+        self._searched = 0
+        self._lock = threading.RLock()
 
-    def attach(self, settings: Settings) -> None: ...
-    def detach(self) -> None: ...
+    def attach(self, settings: Settings) -> None:
+        """Attach to the libraries that are there, and be ready for those that come later."""
+        with self._lock:
+            self._settings = settings
+            self._off = {row.family for row in ADAPTERS if getattr(settings, row.family) is None}
+            for row in ADAPTERS:
+                if row.family in self._off:
+                    continue
+                if row.library in sys.modules:
+                    self._start(row)
+                else:
+                    self._arrivals.expect(row.library)
+            self.discover()
+            self.meters.ask(self)
+
+    def detach(self) -> None:
+        """Take out every hook; what was counted stays counted."""
+        with self._lock:
+            self._arrivals.stop()
+            self.meters.forget(self)
+            for row, probe in reversed(self._attached.items()):
+                with contained(f"probes{row.module}"):
+                    probe.detach()
+            self._attached.clear()
+
+    def watch(self, obj: Any, name: str | None) -> None:
+        """Have an object watched, before or after an app is instrumented.
+
+        Raises:
+            TypeError: No adapter knows it.
+        """
+        for row in ADAPTERS:
+            if row.supports and row.library in sys.modules and self._probe(row).watch(obj, name):
+                return
+        known = "; ".join(row.supports for row in ADAPTERS if row.supports)
+        msg = (
+            f"fastobs cannot watch {type(obj).__module__}.{type(obj).__qualname__}. It knows: {known}. "
+            "For a cache or a limiter of your own, use fastobs.cache(name) or fastobs.limiter(name)."
+        )
+        raise TypeError(msg)
+
+    def cache(self, name: str) -> CacheProbe:
+        """A probe for a cache written by hand."""
+        from .hand import CacheProbe
+
+        return CacheProbe(name, lambda: self._meters_of("caches"))
+
+    def limiter(self, name: str) -> LimiterProbe:
+        """A probe for a limiter written by hand."""
+        from .hand import LimiterProbe
+
+        return LimiterProbe(name, lambda: self._meters_of("limits"))
+
+    def on_loop(self, loop: AbstractEventLoop) -> None:
+        """An event loop serves requests; called on it."""
+        for probe in list(self._attached.values()):
+            probe.on_loop(loop)
+
+    def read(self) -> Iterator[Reading]:
+        """Everything that the adapters can tell now."""
+        if self._searched != len(sys.modules):
+            # Something was imported: its variables may hold what nobody has used yet.
+            self.discover()
+        for row, probe in list(self._attached.items()):
+            with contained(f"probes{row.module}"):
+                yield from probe.read()
+
+    def discover(self) -> None:
+        """Search the app's variables for what can be watched."""
+        with self._lock:
+            self._searched = len(sys.modules)
+            attached = list(self._attached.items())
+            kinds = tuple({kind for _, probe in attached for kind in probe.kinds})
+            for name, obj in variables(kinds):
+                for row, probe in attached:
+                    if issubclass(type(obj), probe.kinds):
+                        with contained(f"probes{row.module}"):
+                            probe.found(obj, name)
+
     def status(self) -> str:
-        return ""
+        """What is watched under which name, what cannot be and the line to add; for people."""
+        self.discover()
+        lines: list[str] = []
+        missing: list[tuple[str, str]] = []
+        for family in dict.fromkeys(row.family for row in ADAPTERS):
+            lines.append(family)
+            if family in self._off:
+                lines.append(f"  switched off by {family}=None")
+                continue
+            rows = [row for row in self._attached if row.family == family]
+            watched = [entry for row in rows for entry in self._attached[row].status()]
+            lines.extend(f"  {name}: {what}" for name, what in watched)
+            if not watched:
+                lines.append("  nothing found yet")
+            missing.extend(entry for row in rows for entry in self._attached[row].unwatchable())
+        missing.extend(
+            (row.library, f"its adapter could not be attached: {error!r}")
+            for row, error in self._failed.items()
+        )
+        if missing:
+            lines.append("found, but not watched")
+            lines.extend(f"  {name}: {line}" for name, line in missing)
+        return "\n".join(lines)
+
+    def _start(self, row: Adapter) -> None:
+        assert self._settings is not None
+        if row in self._attached:
+            return
+        try:
+            probe = self._probe(row)
+            probe.attach(self._settings)
+        except Exception as error:
+            # A release of the library that we do not know yet: the app goes on without this adapter.
+            self._failed[row] = error
+            contain(f"probes{row.module}", error)
+        else:
+            self._failed.pop(row, None)
+            self._attached[row] = probe
+
+    def _probe(self, row: Adapter) -> Probe:
+        with self._lock:
+            if row not in self._probes:
+                names = self._names.setdefault(row.family, Names())
+                kit = Kit(meters=self.meters, names=names, look=self.discover)
+                self._probes[row] = import_module(row.module, __package__).probe(kit)
+            return self._probes[row]
+
+    def _arrived(self, library: str) -> None:
+        with contained("probes"), self._lock:
+            for row in ADAPTERS:
+                if row.library == library:
+                    self._start(row)
+
+    def _meters_of(self, family: str) -> Meters:
+        """Where a probe written by hand counts; nowhere visible if its family is switched off."""
+        return Meters() if family in self._off else self.meters

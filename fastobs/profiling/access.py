@@ -69,7 +69,7 @@ class Access:
         """The status with which a visitor of the viewer is turned away; None lets them in."""
         if self._token is not None:
             headers = Headers(scope=scope)
-            return None if any([self._is_token(given) for given in _offered(headers)]) else 401
+            return None if any(map(self._is_token, _offered(headers))) else 401
         if not self._at_home(scope):
             return 404
         # A foreign site can point its name at 127.0.0.1 and have a browser read what is open to

@@ -8,7 +8,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +85,8 @@ class Stacks:
     cpu: float
     """Seconds of processor time of the whole process meanwhile."""
     interval: float
+    count: int
+    """Samples taken; those that repeat the one before are one in `samples`."""
     truncated: bool
     """Whether the request went on when the recording had reached a limit."""
     beginning: list[str]
@@ -105,6 +107,7 @@ class Stacks:
         duration: float,
         cpu: float,
         interval: float,
+        count: int,
         truncated: bool,
     ) -> Stacks:
         """Paths in it are relative to the project or to site-packages from here on."""
@@ -114,6 +117,7 @@ class Stacks:
             duration=duration,
             cpu=cpu,
             interval=interval,
+            count=count,
             truncated=truncated,
             beginning=[_clean(frame) for frame in beginning],
             parents=list(tree.parents),
@@ -125,7 +129,7 @@ class Stacks:
         """As it is stored: JSON with each distinct frame once, gzipped."""
         distinct = list(dict.fromkeys(self.frames))
         number = {frame: index for index, frame in enumerate(distinct)}
-        content = asdict(self) | {
+        content = {field.name: getattr(self, field.name) for field in fields(self)} | {
             "version": VERSION,
             "distinct": distinct,
             "frames": [number[frame] for frame in self.frames],
@@ -161,7 +165,7 @@ class Stacks:
             duration=self.duration,
             min_interval=self.interval,
             max_interval=self.interval,
-            sample_count=len(self.samples),
+            sample_count=self.count,
             start_call_stack=self.beginning or [""],
             target_description=self.description,
             cpu_time=self.cpu,

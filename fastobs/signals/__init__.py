@@ -1,3 +1,5 @@
-"""What is told about an exchange. A signal is a callable: given the exchange that begins, it answers
-with a callable that wants to know its end, or with nothing. Signals do not know each other.
+"""What is told about an exchange.
+
+A signal is a callable: given the exchange that begins, it answers with a callable that wants to know
+its end, or with nothing. Signals do not know each other.
 """

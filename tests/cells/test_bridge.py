@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from fastobs import catalogue
 from fastobs.cells import Meters
-from fastobs.cells.bridge import CellsCollector, others
+from fastobs.cells.bridge import CellsCollector, foreign, write
 from fastobs.cells.render import render
 
 
@@ -60,7 +60,7 @@ def test_the_users_own_metrics_are_appended_once_and_ours_are_not_repeated(
     Histogram("basket_size", "Items.", registry=registry).observe(2)
     meters.counter(catalogue.HTTP_SLOW, "/").add()
 
-    text = others(registry, openmetrics=openmetrics)
+    text = write(foreign(registry), openmetrics=openmetrics)
 
     parse = parse_openmetrics if openmetrics else parse_text
     families = {family.name for family in parse(text + "# EOF\n" * openmetrics)}

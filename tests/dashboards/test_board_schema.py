@@ -66,3 +66,8 @@ def test_referee_notices_a_field_that_grafana_does_not_know(where):
     where(board)["misspelt"] = True
 
     assert [path.rpartition(".")[2] for path in lost(board, there_and_back(board))] == ["misspelt"]
+
+
+def test_referee_notices_another_value():
+    """Also a value that comes back different is a loss."""
+    assert list(lost({"panels": [{"id": 1}]}, {"panels": [{"id": 2}]})) == ["board.panels[0].id"]

@@ -1,0 +1,1 @@
+"""Alert and recording rules for Prometheus: one module per family, generated into ``generated/``."""

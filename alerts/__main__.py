@@ -1,0 +1,57 @@
+"""`python -m alerts [--check]`: write the rule files, or fail when they are out of date."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import caches, health, http, limits, pools, runtime, target, telemetry
+from .kit import Group, render
+from .thresholds import THRESHOLDS, Thresholds
+
+__all__ = ["FAMILIES", "GENERATED", "file_name", "main", "rendered"]
+
+GENERATED = Path(__file__).parent / "generated"
+
+FAMILIES: dict[str, Callable[[Thresholds], tuple[Group, ...]]] = {
+    "http": http.groups,
+    "pools": pools.groups,
+    "caches": caches.groups,
+    "limits": limits.groups,
+    "runtime": runtime.groups,
+    "health": health.groups,
+    "telemetry": telemetry.groups,
+    "target": target.groups,
+}
+
+
+def file_name(family: str) -> str:
+    """What the family's rule file is called."""
+    return f"fastobs-{family}.rules.yml"
+
+
+def rendered(thresholds: Thresholds = THRESHOLDS) -> dict[str, str]:
+    """Every rule file, by name."""
+    return {file_name(name): render(name, groups(thresholds)) for name, groups in FAMILIES.items()}
+
+
+def main(arguments: Sequence[str], folder: Path = GENERATED) -> int:
+    """Write the files; with ``--check``, name those that differ and answer 1."""
+    wanted = rendered()
+    present = {path.name: path.read_text() for path in folder.glob("*.rules.yml")}
+    stale = sorted(name for name in wanted | present if wanted.get(name) != present.get(name))
+    if "--check" in arguments:
+        for name in stale:
+            sys.stderr.write(f"{name} is out of date; run `python -m alerts`.\n")
+        return 1 if stale else 0
+    for name in stale:
+        if name in wanted:
+            (folder / name).write_text(wanted[name])
+        else:
+            (folder / name).unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""What fastobs costs, beside bare FastAPI and beside its peers. Run it: ``python -m benchmarks``."""

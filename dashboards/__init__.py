@@ -1,0 +1,1 @@
+"""Grafana boards from the catalogue: a module per family gives panels, `boards` composes them."""

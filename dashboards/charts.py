@@ -1,0 +1,334 @@
+"""The kinds of panels, each with every option spelled out: a default may change, a file may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from string import ascii_uppercase
+from typing import Any
+
+from .kit import Chart, Query, Steps, board_url, changed, question
+
+__all__ = ["bars", "gauge", "heatmap", "stat", "table", "timeline", "timeseries"]
+
+PLAIN: Steps = [{"color": "green", "value": None}]
+LAST = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+TOOLTIP = {"mode": "multi", "sort": "desc", "hideZeros": False}
+
+
+def timeseries(
+    title: str,
+    asks: str,
+    *queries: Query,
+    unit: str,
+    width: int = 8,
+    tall: int = 8,
+    steps: Steps | None = None,
+    stacked: bool = False,
+    low: float | None = 0,
+    high: float | None = None,
+    alert: str = "",
+    board: str = "",
+    overrides: list[dict[str, Any]] | None = None,
+) -> Chart:
+    """Lines over time, or areas on top of each other."""
+    custom = {
+        "axisBorderShow": False,
+        "drawStyle": "line",
+        "fillOpacity": 60 if stacked else 10,
+        "gradientMode": "none",
+        "lineInterpolation": "linear",
+        "lineWidth": 1,
+        "showPoints": "never",
+        "spanNulls": False,
+        "stacking": {"group": "A", "mode": "normal" if stacked else "none"},
+        "thresholdsStyle": {"mode": "dashed" if steps else "off"},
+    }
+    return _chart(
+        "timeseries",
+        title,
+        question(asks, alert),
+        queries,
+        size=(width, tall),
+        board=board,
+        defaults={
+            **_field(unit, steps, color="palette-classic", low=low, high=high),
+            "custom": custom,
+        },
+        options={
+            "legend": {
+                "calcs": ["mean", "max"] if width > 8 else ["max"],
+                "displayMode": "table" if width > 8 else "list",
+                "placement": "right" if width > 12 else "bottom",
+                "showLegend": True,
+            },
+            "tooltip": TOOLTIP,
+        },
+        overrides=overrides,
+    )
+
+
+def stat(
+    title: str,
+    asks: str,
+    *queries: Query,
+    unit: str,
+    steps: Steps | None = None,
+    width: int = 4,
+    tall: int = 4,
+    no_value: str = "no data",
+    alert: str = "",
+    board: str = "",
+) -> Chart:
+    """One number, its colour, and its course behind it."""
+    return _chart(
+        "stat",
+        title,
+        question(asks, alert),
+        queries,
+        size=(width, tall),
+        board=board,
+        defaults=_field(unit, steps, color="thresholds") | {"noValue": no_value},
+        options={
+            "colorMode": "value",
+            "graphMode": "area",
+            "justifyMode": "auto",
+            "orientation": "auto",
+            "percentChangeColorMode": "standard",
+            "reduceOptions": LAST,
+            "showPercentChange": False,
+            "textMode": "auto",
+            "wideLayout": True,
+        },
+    )
+
+
+def gauge(
+    title: str,
+    asks: str,
+    *queries: Query,
+    unit: str,
+    steps: Steps,
+    width: int = 8,
+    tall: int = 8,
+    alert: str = "",
+) -> Chart:
+    """One share of a whole per series."""
+    return _chart(
+        "gauge",
+        title,
+        question(asks, alert),
+        queries,
+        size=(width, tall),
+        defaults=_field(unit, steps, color="thresholds", low=0, high=1),
+        options={
+            "minVizHeight": 75,
+            "minVizWidth": 75,
+            "orientation": "auto",
+            "reduceOptions": LAST,
+            "showThresholdLabels": False,
+            "showThresholdMarkers": True,
+            "sizing": "auto",
+        },
+    )
+
+
+def bars(
+    title: str,
+    asks: str,
+    *queries: Query,
+    unit: str,
+    steps: Steps,
+    width: int = 8,
+    tall: int = 8,
+    alert: str = "",
+) -> Chart:
+    """One bar per series, out of a whole."""
+    return _chart(
+        "bargauge",
+        title,
+        question(asks, alert),
+        queries,
+        size=(width, tall),
+        defaults=_field(unit, steps, color="thresholds", low=0, high=1),
+        options={
+            "displayMode": "gradient",
+            "legend": {
+                "calcs": [],
+                "displayMode": "list",
+                "placement": "bottom",
+                "showLegend": False,
+            },
+            "maxVizHeight": 300,
+            "minVizHeight": 16,
+            "minVizWidth": 8,
+            "namePlacement": "auto",
+            "orientation": "horizontal",
+            "reduceOptions": LAST,
+            "showUnfilled": True,
+            "sizing": "auto",
+            "valueMode": "color",
+        },
+    )
+
+
+def heatmap(
+    title: str, asks: str, buckets: Query, *, unit: str, width: int = 8, tall: int = 8
+) -> Chart:
+    """How often which value occurred, from the buckets of a histogram."""
+    return _chart(
+        "heatmap",
+        title,
+        asks,
+        [changed(buckets, format="heatmap", legendFormat="{{le}}")],
+        size=(width, tall),
+        defaults={
+            "unit": unit,
+            "custom": {
+                "hideFrom": {"legend": False, "tooltip": False, "viz": False},
+                "scaleDistribution": {"type": "linear"},
+            },
+        },
+        options={
+            "calculate": False,
+            "cellGap": 1,
+            "cellValues": {},
+            "color": {
+                "exponent": 0.5,
+                "fill": "dark-orange",
+                "mode": "scheme",
+                "reverse": False,
+                "scale": "exponential",
+                "scheme": "Oranges",
+                "steps": 64,
+            },
+            "exemplars": {"color": "rgba(255,0,255,0.7)"},
+            "filterValues": {"le": 1e-9},
+            "legend": {"show": True},
+            "rowsFrame": {"layout": "auto"},
+            "showValue": "never",
+            "tooltip": {"mode": "single", "showColorScale": False, "yHistogram": True},
+            "yAxis": {"axisPlacement": "left", "reverse": False, "unit": unit},
+        },
+    )
+
+
+def timeline(
+    title: str,
+    asks: str,
+    *queries: Query,
+    texts: Mapping[str, tuple[str, str]],
+    width: int = 12,
+    tall: int = 8,
+    alert: str = "",
+) -> Chart:
+    """States over time; ``texts`` gives a word and a colour for each value."""
+    options = {
+        value: {"color": color, "index": index, "text": text}
+        for index, (value, (text, color)) in enumerate(texts.items())
+    }
+    return _chart(
+        "state-timeline",
+        title,
+        question(asks, alert),
+        queries,
+        size=(width, tall),
+        defaults={
+            **_field("none", None, color="thresholds"),
+            "custom": {"fillOpacity": 70, "lineWidth": 0, "spanNulls": False},
+            "mappings": [{"type": "value", "options": options}],
+        },
+        options={
+            "alignValue": "left",
+            "legend": {
+                "calcs": [],
+                "displayMode": "list",
+                "placement": "bottom",
+                "showLegend": False,
+            },
+            "mergeValues": True,
+            "perPage": 20,
+            "rowHeight": 0.9,
+            "showValue": "never",
+            "tooltip": {"mode": "single", "sort": "none", "hideZeros": False},
+        },
+    )
+
+
+def table(
+    title: str,
+    asks: str,
+    *queries: Query,
+    unit: str,
+    transformations: list[dict[str, Any]],
+    overrides: list[dict[str, Any]],
+    sort: str,
+    width: int = 24,
+    tall: int = 9,
+) -> Chart:
+    """A line per label set, a column per query."""
+    chart = _chart(
+        "table",
+        title,
+        asks,
+        [changed(each, format="table", instant=True) for each in queries],
+        size=(width, tall),
+        defaults={
+            **_field(unit, None, color="thresholds"),
+            "custom": {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False},
+        },
+        options={
+            "cellHeight": "sm",
+            "showHeader": True,
+            "sortBy": [{"desc": True, "displayName": sort}],
+        },
+        overrides=overrides,
+    )
+    with_columns: Chart = changed(chart, transformations=transformations)
+    return with_columns
+
+
+def _field(
+    unit: str,
+    steps: Steps | None,
+    *,
+    color: str,
+    low: float | None = None,
+    high: float | None = None,
+) -> dict[str, Any]:
+    bounds = {"min": low, "max": high}
+    return {
+        "color": {"mode": color},
+        "thresholds": {"mode": "absolute", "steps": steps or PLAIN},
+        "unit": unit,
+        **{key: value for key, value in bounds.items() if value is not None},
+    }
+
+
+def _chart(
+    kind: str,
+    title: str,
+    description: str,
+    queries: Any,
+    *,
+    size: tuple[int, int],
+    defaults: Mapping[str, Any],
+    options: Mapping[str, Any],
+    overrides: list[dict[str, Any]] | None = None,
+    board: str = "",
+) -> Chart:
+    links = [{"title": "Open the board", "type": "link", "url": board_url(board)}] if board else []
+    return Chart(
+        kind=kind,
+        title=title,
+        description=description,
+        targets=[
+            changed(each, refId=letter)
+            for each, letter in zip(queries, ascii_uppercase, strict=False)
+        ],
+        width=size[0],
+        tall=size[1],
+        defaults=defaults,
+        options=options,
+        overrides=overrides or [],
+        links=links,
+    )

@@ -1,0 +1,153 @@
+"""A worker among its siblings: joins them, keeps what they read of it fresh, and lets go after a fork."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import catalogue
+from ._contain import contain
+from ._service import Identity
+from ._siblings import Unusable, shared_folder
+from ._version import __version__
+from .cells import Meters, Reading
+from .cells.carry import Carry
+from .cells.keys import Damaged
+from .cells.shared import NoSlot, SharedStore
+from .cells.slots import count
+from .cells.store import MemoryStore
+from .config import Workers as Settings
+
+__all__ = ["Workers"]
+
+logger = logging.getLogger("fastobs")
+
+
+class Workers:
+    """This process's part in the whole: alone at first, and wherever sharing is not possible."""
+
+    def __init__(self, meters: Meters, carry: Carry) -> None:
+        self._meters = meters
+        self._carry = carry
+        self._folder: Path | None = None
+        self._store: SharedStore | None = None
+        self._asked = False
+        self._complaints: set[str] = set()
+        self._stop = threading.Event()
+        meters.ask(self)
+        _all.add(self)
+
+    def join(self, settings: Settings | None, who: Identity) -> None:
+        """Share from now on, if there are siblings; what was counted so far is taken along.
+
+        Called when the process begins to serve: in the worker, whatever forked or spawned it.
+        """
+        if self._asked:
+            return
+        self._asked = True
+        self._enter(settings, who)
+        self._meters.counter(catalogue.WORKER_STARTS).add()
+        if self._store is not None:
+            threading.Thread(target=self._run, name="fastobs-tick", daemon=True).start()
+
+    def read(self) -> Iterator[Reading]:
+        """How many workers there are; a process that is alone is one."""
+        if self._folder is None:
+            yield Reading(catalogue.WORKERS, ("live",), 1.0)
+            return
+        live, free = count(self._folder)
+        yield Reading(catalogue.WORKERS, ("live",), live)
+        yield Reading(catalogue.WORKERS, ("free",), free)
+
+    def tell(self) -> None:
+        """Bring up to date what siblings show of this process."""
+        self._meters.refresh()
+        if self._folder is not None and self._store is not None:
+            self._carry.publish()
+
+    def status(self) -> str:
+        """For people."""
+        if self._store is None or self._folder is None:
+            return "workers: alone, metrics are those of this process"
+        return f"workers: slot {self._store.slot.number} in {self._folder}"
+
+    def begin_anew(self) -> None:
+        """In a forked child: the slot is the parent's, and so is what is in it."""
+        store, self._store = self._store, None
+        self._folder = None
+        self._asked = False
+        self._stop = threading.Event()
+        self._carry.leave()
+        self._meters.begin_anew(MemoryStore())
+        if store is not None:
+            store.close()
+
+    def close(self) -> None:
+        """Let go of the slot; what was counted stays in it, and in this process."""
+        self._stop.set()
+        store, self._store = self._store, None
+        if store is not None:
+            self._folder = None
+            self._meters.move(MemoryStore())
+            store.close()
+
+    def _enter(self, settings: Settings | None, who: Identity) -> None:
+        if settings is None:
+            return
+        try:
+            folder = shared_folder(settings.directory, who, version())
+            if folder is None:
+                return
+            store = SharedStore(folder, version(), self._left_out)
+            self._meters.move(store)
+            self._carry.enter(folder, store.slot.number)
+        except (OSError, Unusable, Damaged, NoSlot) as error:
+            logger.warning(
+                "fastobs: the workers of this server cannot share their metrics, so each shows its "
+                "own: %s. Set FASTOBS_WORKERS_DIRECTORY to a directory that they all can write to.",
+                error,
+            )
+            self._meters.counter(catalogue.SELF_ERRORS, "workers").add()
+            return
+        self._folder, self._store = folder, store
+
+    def _left_out(self, what: str) -> None:
+        self._meters.counter(catalogue.SELF_ERRORS, "workers").add()
+        if what not in self._complaints:
+            self._complaints.add(what)
+            logger.warning("fastobs: left out of the shared metrics: %s.", what)
+
+    def _run(self) -> None:
+        stop, pid = self._stop, os.getpid()
+        while os.getpid() == pid:
+            try:
+                self.tell()
+            except Exception as error:
+                contain("workers", error)
+            if stop.wait(TICK):
+                return
+
+
+TICK = 1.0
+"""Seconds after which siblings see what only this process can measure."""
+
+_all: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def version() -> str:
+    """What siblings must have in common to read each other."""
+    shape = repr(sorted(catalogue.CATALOGUE.values(), key=lambda metric: metric.name))
+    return f"{__version__}-{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
+
+
+def _after_fork() -> None:
+    for workers in list(_all):
+        workers.begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,167 @@
+"""The store of a worker that has siblings: the same rows, in a segment that all of them map.
+
+    keys            which row is at which place           one file, append-only
+    0.cells  0.exemplars  0.lock                          worker slot 0
+    1.cells  1.exemplars  1.lock                          worker slot 1, and so on
+
+A row has the same place in every slot's column, so a scrape adds up columns and never parses a label.
+A worker writes to its own column only: no lock, no system call, no other writer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import add
+from pathlib import Path
+
+from fastobs import catalogue
+
+from .keys import Damaged, Keys
+from .slots import Column, Sheet, Slot, claim, columns
+from .store import EXEMPLARS, NUMBERS, Key, MemoryStore, OwnView, Place, Readable, View
+
+__all__ = ["NoSlot", "SharedStore"]
+
+
+class NoSlot(Exception):  # noqa: N818 - it says what happened
+    """More workers run at the same time than there are slots."""
+
+
+class SharedStore:
+    """Gives out rows of this worker's column, and sees those of its siblings.
+
+    Args:
+        folder: Exists, and is private to the user and the server.
+        version: Of what is written; siblings of another version are not read.
+        left_out: Told what could not be used, and why.
+
+    Raises:
+        OSError: The folder cannot be used, or there is no room in it.
+        Damaged: The key table is not one of this version.
+        NoSlot: All slots are taken.
+    """
+
+    def __init__(self, folder: Path, version: str, left_out: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._left_out = left_out
+        self._lock = threading.RLock()
+        self._keys = Keys(folder / "keys", version)
+        slot = claim(folder)
+        if slot is None:
+            self._keys.close()
+            msg = f"all worker slots in {folder} are taken"
+            raise NoSlot(msg)
+        self.slot: Slot = slot
+        for sheet in (slot.numbers, slot.exemplars):
+            if sheet.damaged:
+                left_out(f"slot {slot.number} was damaged and begins anew")
+        self._news: list[Key] = []
+        self._hear()
+        self._clear_gauges()
+
+    def claim(self, key: Key, width: int, sheet: str = NUMBERS) -> Place:
+        """See `Store`. Where there is no room left, the row is this worker's alone."""
+        with self._lock:
+            try:
+                at = self._keys.place(sheet, key, width)
+                return Place(self._sheet(sheet).reach(at + width), at, shared=True)
+            except (OSError, Damaged) as error:
+                self._left_out(f"{key.metric}: {error}")
+                return MemoryStore().claim(key, width, sheet)
+
+    def strangers(self) -> Iterable[Key]:
+        """See `Store`."""
+        with self._lock:
+            self._hear()
+            news, self._news = self._news, []
+        return news
+
+    def view(self) -> View:
+        """See `Store`."""
+        return SharedView(self, list(self.columns(NUMBERS)))
+
+    def columns(self, sheet: str) -> Iterator[Column]:
+        """The own column, and those of all siblings, alive or not."""
+        with self._lock:
+            used = self._keys.used(sheet)
+            own = self._sheet(sheet)
+            own.reach(used)
+            yield Column(self.slot.worker, live=True, cells=own.read(used))
+        for found in columns(self._folder, sheet, used, but=self.slot.number):
+            if isinstance(found, Path):
+                self._left_out(f"{found.name} is damaged")
+            else:
+                yield found
+
+    def place_of(self, sheet: str, key: Key) -> int | None:
+        """Where a row is in every column of a sheet."""
+        return self._keys.known(sheet, key)
+
+    def close(self) -> None:
+        """Free the slot; in a forked child: let go of the parent's."""
+        self._keys.close()
+        self.slot.close()
+
+    def _sheet(self, sheet: str) -> Sheet:
+        return self.slot.numbers if sheet == NUMBERS else self.slot.exemplars
+
+    def _hear(self) -> None:
+        try:
+            self._news.extend(key for sheet, key in self._keys.news() if sheet == NUMBERS)
+        except (OSError, Damaged) as error:
+            self._left_out(str(error))
+
+    def _clear_gauges(self) -> None:
+        """What the slot's last owner measured is gone with it; what it counted is not."""
+        for key, at in self._keys.rows(NUMBERS):
+            metric = catalogue.CATALOGUE.get(key.metric)
+            if metric is not None and metric.kind == "gauge":
+                cells = self.slot.numbers.reach(at + 2)
+                cells[at] = cells[at + 1] = 0.0
+            self._news.append(key)
+
+
+class SharedView:
+    """What all workers have counted, at one moment."""
+
+    def __init__(self, store: SharedStore, found: list[Column]) -> None:
+        self._store = store
+        self._columns = found
+        self._own = found[0].worker
+        self._exemplars: list[Column] | None = None
+        merged: Sequence[float] = found[0].cells
+        for column in found[1:]:
+            merged = list(map(add, merged, column.cells))
+        self._merged = merged
+
+    def numbers(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
+        if not row.shared:
+            yield from OwnView(self._own).numbers(row)
+        elif row.metric.per_worker:
+            yield from self._each(row)
+        elif row.metric.kind == "gauge":
+            shown = [numbers[0] for _, numbers in self._each(row)]
+            if shown:
+                yield "", (max(shown) if row.metric.merge == "max" else sum(shown),)
+        else:
+            yield "", row.numbers(self._merged)
+
+    def exemplars(self, row: Readable) -> Iterable[Sequence[float]]:
+        at = self._store.place_of(EXEMPLARS, Key(row.metric.name, row.values))
+        if at is None:
+            return
+        if self._exemplars is None:
+            self._exemplars = list(self._store.columns(EXEMPLARS))
+        for column in self._exemplars:
+            cells = column.cells[at : at + row.exemplar_width]
+            if any(cells):
+                yield cells
+
+    def _each(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
+        """Of each worker what it has; gauges of the dead measure nothing."""
+        gauge = row.metric.kind == "gauge"
+        for column in self._columns:
+            numbers = row.numbers(column.cells)
+            if (column.live and row.is_shown(numbers)) if gauge else any(numbers):
+                yield column.worker, numbers

@@ -1,0 +1,45 @@
+"""Hooks into other libraries, and how they come out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+__all__ = ["Hooks"]
+
+
+class Hooks:
+    """What one adapter hooked.
+
+    Attributes:
+        on: Whether the hooks are meant to do anything. If somebody wrapped one of them in turn, it
+            cannot be taken out; then it must call the original and nothing else.
+    """
+
+    def __init__(self) -> None:
+        self.on = False
+        self._undo: list[Callable[[], object]] = []
+
+    def wrap(self, owner: type, name: str, around: Callable[[Any], Callable[..., Any]]) -> None:
+        """Replace a method that the class itself defines by what ``around`` makes of it."""
+        original = owner.__dict__[name]
+        hooked = wraps(original)(around(original))
+
+        def undo() -> None:
+            if owner.__dict__.get(name) is hooked:
+                setattr(owner, name, original)
+
+        setattr(owner, name, hooked)
+        self.undone_by(undo)
+
+    def undone_by(self, undo: Callable[[], object]) -> None:
+        """Remember how to take out what was hooked in another way."""
+        self.on = True
+        self._undo.append(undo)
+
+    def undo(self) -> None:
+        """Take out everything, the latest first."""
+        self.on = False
+        while self._undo:
+            self._undo.pop()()

@@ -1,0 +1,114 @@
+"""What watched things are called: names from variables, and no name twice."""
+
+from __future__ import annotations
+
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from starlette.applications import Starlette
+
+__all__ = ["Names", "variables"]
+
+
+class Names:
+    """The names of one family; a name is free again when what it belonged to is gone."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, ref[Any]] = {}
+        self._lent: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+    def claim(self, owner: object, wanted: str) -> str:
+        """The wanted name, or with ``#2`` and so on if something else has it."""
+        name, number = wanted, 1
+        while (holder := self._holder(name)) is not None and holder is not owner:
+            number += 1
+            name = f"{wanted}#{number}"
+        self._owners[name] = ref(owner)
+        return name
+
+    def lend(self, obj: object, name: str) -> None:
+        """Whoever watches this object shall call it so, even if others are called the same."""
+        self._lent[obj] = name
+
+    def of(self, obj: object) -> str | None:
+        """The name that was lent to this object."""
+        return self._lent.get(obj)
+
+    def _holder(self, name: str) -> object:
+        owner = self._owners.get(name)
+        return None if owner is None else owner()
+
+
+def variables(kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
+    """Objects of these types in variables of the app's own modules, with the variable's name.
+
+    Looked into are modules, ``app.state``, and attributes of objects whose class is the app's own.
+    An object that several modules import is named after the one that assigns it.
+    """
+    found: dict[int, tuple[Any, list[tuple[str, ModuleType, str]]]] = {}
+    for module_name, module in list(sys.modules.items()):
+        if not _own(module_name):
+            continue
+        for variable, value in list(vars(module).items()):
+            for path, obj in _within(variable, value, depth=2):
+                if issubclass(type(obj), kinds):
+                    _, places = found.setdefault(id(obj), (obj, []))
+                    places.append((f"{module_name}.{path}", module, variable))
+    for obj, places in found.values():
+        yield _where_assigned(places), obj
+
+
+def _within(path: str, value: Any, *, depth: int) -> Iterator[tuple[str, Any]]:
+    # By type(), not isinstance(): a proxy may fail when it is asked for its __class__.
+    yield path, value
+    if depth == 0:
+        return
+    if issubclass(type(value), Starlette):
+        inner, path = value.state._state, f"{path}.state"
+    elif _own(type(value).__module__):
+        inner = getattr(value, "__dict__", {})
+    else:
+        return
+    if isinstance(inner, dict):
+        for name, part in list(inner.items()):
+            yield from _within(f"{path}.{name}", part, depth=depth - 1)
+
+
+def _where_assigned(places: list[tuple[str, ModuleType, str]]) -> str:
+    """Where the variable is assigned, not imported; if that cannot be told, the first."""
+    if len(places) > 1:
+        for name, module, variable in places:
+            assigned = rf"^{re.escape(variable)}\s*(:[^=\n]+)?=[^=]"
+            if re.search(assigned, _source(module), re.MULTILINE):
+                return name
+    return places[0][0]
+
+
+def _source(module: ModuleType) -> str:
+    try:
+        return Path(module.__file__ or "").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _own(module_name: str) -> bool:
+    """Whether a module is the app's: neither the standard library's nor installed, nor ours."""
+    if module_name.partition(".")[0] == "fastobs":
+        return False
+    file = getattr(sys.modules.get(module_name), "__file__", None)
+    return isinstance(file, str) and _own_file(file)
+
+
+@cache
+def _own_file(file: str) -> bool:
+    parts = Path(file).parts
+    if "site-packages" in parts or "dist-packages" in parts:
+        return False
+    return not file.startswith((sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")))

@@ -1,0 +1,293 @@
+"""Caches of cachetools: in variables, behind ``@cached``, or handed to `fastobs.watch`.
+
+A cache is watched by giving this one instance a subclass of its class. It works like before, and
+what pickle and copy make of it is of the class that the app chose.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
+from math import isfinite
+from threading import get_ident
+from types import FunctionType
+from typing import Any
+from weakref import ref
+
+from cachetools import Cache
+
+from fastobs import catalogue
+from fastobs._contain import contained
+from fastobs.cells import Reading
+from fastobs.config import Settings
+
+from . import Kit, Probe
+
+__all__ = ["CacheTools", "probe"]
+
+COMPONENT = "probes.cachetools"
+
+
+def probe(kit: Kit) -> Probe:
+    """The adapter."""
+    return CacheTools(kit)
+
+
+class Tally:
+    """What one cache did.
+
+    Attributes:
+        quiet: Threads that are within an operation whose look-ups are not the app's.
+    """
+
+    __slots__ = ("evictions", "hits", "misses", "quiet")
+
+    def __init__(self) -> None:
+        self.hits = self.misses = self.evictions = 0
+        self.quiet: set[int] = set()
+
+    @property
+    def silent(self) -> bool:
+        return bool(self.quiet) and get_ident() in self.quiet
+
+
+class Entry:
+    """A cache, or a cached function whose cache is a plain mapping.
+
+    Attributes:
+        hindrance: What keeps it from being watched, as the line that would help.
+    """
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = ref(obj)
+        self.what = f"cachetools {type(obj).__name__}"
+        self.given = self.variable = self.name = self.hindrance = ""
+        self.tally = Tally()
+        self.base: type | None = None
+
+    @property
+    def wanted(self) -> str:
+        return self.given or self.variable or self.what
+
+    def swap(self) -> None:
+        """Have the instance count."""
+        cache = self.obj()
+        if not isinstance(cache, Cache) or self.base is not None:
+            return
+        base = type(cache)
+        try:
+            cache.__class__ = _counting(base, self.tally)
+        except TypeError:
+            self.hindrance = "its class cannot be extended; use fastobs.cache(name) around it"
+        else:
+            self.base = base
+
+    def restore(self) -> None:
+        """Have the instance be as it was."""
+        cache = self.obj()
+        if cache is not None and self.base is not None:
+            cache.__class__ = self.base
+        self.base = None
+
+
+class CacheTools(Probe):
+    """The caches family, for cachetools."""
+
+    def __init__(self, kit: Kit) -> None:
+        super().__init__(kit)
+        self._entries: dict[int, Entry] = {}
+        self._attached = False
+
+    @property
+    def kinds(self) -> tuple[type, ...]:
+        # Before cachetools 8 a cached function is a function.
+        wrapper = getattr(sys.modules.get("cachetools._cached"), "_WrapperBase", FunctionType)
+        return (Cache, FunctionType, wrapper)
+
+    def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
+        self._attached = True
+        for entry in list(self._entries.values()):
+            entry.swap()
+
+    def detach(self) -> None:
+        self._attached = False
+        for entry in list(self._entries.values()):
+            entry.restore()
+
+    def watch(self, obj: Any, name: str | None) -> bool:
+        entry = self._entry(obj)
+        if entry is None:
+            return False
+        if name is not None and name != entry.given:
+            entry.given, entry.name = name, ""
+        return True
+
+    def found(self, obj: Any, name: str) -> None:
+        entry = self._entry(obj)
+        if entry is not None:
+            entry.variable = entry.variable or name
+
+    def read(self) -> Iterator[Reading]:
+        for entry in list(self._entries.values()):
+            with contained(COMPONENT):
+                yield from self._readings(entry)
+
+    def status(self) -> Iterator[tuple[str, str]]:
+        for entry in list(self._entries.values()):
+            if not entry.hindrance:
+                yield entry.name or entry.wanted, entry.what
+
+    def unwatchable(self) -> Iterator[tuple[str, str]]:
+        for entry in list(self._entries.values()):
+            if entry.hindrance:
+                yield entry.wanted, entry.hindrance
+
+    def _entry(self, obj: Any) -> Entry | None:
+        function = None
+        if not isinstance(obj, Cache):
+            if not hasattr(obj, "cache_key"):
+                return None
+            function, obj = obj, obj.cache
+        # A plain mapping cannot be watched, but its function may count.
+        subject = obj if isinstance(obj, Cache) else function
+        key = id(subject)
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = Entry(subject)
+            entry.obj = ref(subject, lambda _: self._entries.pop(key, None))
+            if subject is function and not hasattr(function, "cache_info"):
+                entry.hindrance = "write @cached(..., info=True), then it counts"
+        if self._attached:
+            entry.swap()
+        return entry
+
+    def _readings(self, entry: Entry) -> Iterator[Reading]:
+        obj = entry.obj()
+        if obj is None or entry.hindrance:
+            return
+        if not entry.name:
+            entry.name = self.kit.names.claim(entry, entry.wanted)
+        name = entry.name
+        if isinstance(obj, Cache):
+            hits, misses = entry.tally.hits, entry.tally.misses
+            yield Reading(catalogue.CACHE_EVICTIONS, (name,), entry.tally.evictions)
+            # Not len(): a cache with expiry tidies itself up then, and that is for the app's threads.
+            yield Reading(catalogue.CACHE_ENTRIES, (name,), Cache.__len__(obj))
+            if (most := _most(obj)) is not None:
+                yield Reading(catalogue.CACHE_MAX, (name,), most)
+        else:
+            info = obj.cache_info()
+            hits, misses = info.hits, info.misses
+            yield Reading(catalogue.CACHE_ENTRIES, (name,), info.currsize)
+        yield Reading(catalogue.CACHE_REQUESTS, (name, "hit"), hits)
+        yield Reading(catalogue.CACHE_REQUESTS, (name, "miss"), misses)
+
+
+def _most(cache: Any) -> float | None:
+    """The most entries; None if entries have sizes, since then the limit is no number of entries."""
+    counts_entries = cache.getsizeof is Cache.getsizeof
+    return cache.maxsize if counts_entries and isfinite(cache.maxsize) else None
+
+
+def _counting(base: type, tally: Tally) -> type:
+    """A subclass for one instance. One base only and no slots: else the layout differs."""
+    methods: dict[str, Any] = {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__slots__": (),
+        **_look_ups(base, tally),
+        **_removals(base, tally),
+        **_duplications(base),
+    }
+    return type(base.__name__, (base,), methods)
+
+
+def _look_ups(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
+    get, contains = base.__getitem__, base.__contains__
+
+    def __getitem__(cache: Any, key: Any) -> Any:  # noqa: N807
+        try:
+            value = get(cache, key)
+        except KeyError:
+            if not tally.silent:
+                tally.misses += 1
+            raise
+        if not tally.silent:
+            tally.hits += 1
+        return value
+
+    def __getitem_or_load__(cache: Any, key: Any) -> Any:  # noqa: N807
+        # With a __missing__ of its own the cache always gives a value.
+        present = contains(cache, key)
+        value = get(cache, key)
+        if present:
+            tally.hits += not tally.silent
+        else:
+            tally.misses += not tally.silent
+        return value
+
+    def __contains__(cache: Any, key: Any) -> Any:  # noqa: N807
+        # Also get() asks so first. If it is there, the look-up that follows is the hit.
+        present = contains(cache, key)
+        if not present and not tally.silent:
+            tally.misses += 1
+        return present
+
+    plain = base.__missing__ is Cache.__missing__
+    return {
+        "__getitem__": __getitem__ if plain else __getitem_or_load__,
+        "__contains__": __contains__,
+    }
+
+
+def _removals(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
+    def quietly(method: Callable[..., Any]) -> Callable[..., Any]:
+        def quiet(cache: Any, *args: Any, **kwargs: Any) -> Any:
+            tally.quiet.add(get_ident())
+            try:
+                return method(cache, *args, **kwargs)
+            finally:
+                tally.quiet.discard(get_ident())
+
+        return quiet
+
+    def popitem(cache: Any) -> Any:
+        item = base.popitem(cache)
+        tally.evictions += 1
+        return item
+
+    def clear(cache: Any) -> None:
+        # What MutableMapping does, without telling of evictions.
+        try:
+            while True:
+                base.popitem(cache)
+        except KeyError:
+            pass
+
+    # setdefault() comes after a look-up that missed, and pop() is no look-up.
+    methods = {
+        "setdefault": quietly(base.setdefault),
+        "pop": quietly(base.pop),
+        "popitem": popitem,
+    }
+    if base.clear is MutableMapping.clear:
+        methods["clear"] = clear
+    return methods
+
+
+def _duplications(base: Any) -> dict[str, Callable[..., Any]]:
+    def __reduce_ex__(cache: Any, protocol: int) -> tuple[Any, ...]:  # noqa: N807
+        _, _, *rest = base.__reduce_ex__(cache, protocol)
+        # Not __newobj__: pickle checks that it makes the object's own class.
+        return (copyreg._reconstructor, (base, object, None), *rest)  # type: ignore[attr-defined]
+
+    def __copy__(cache: Any) -> Any:  # noqa: N807
+        double = base.__copy__(cache)
+        double.__class__ = base
+        return double
+
+    methods: dict[str, Callable[..., Any]] = {"__reduce_ex__": __reduce_ex__}
+    if hasattr(base, "__copy__"):
+        methods["__copy__"] = __copy__
+    return methods

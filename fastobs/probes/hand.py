@@ -1,0 +1,175 @@
+"""Probes for what nobody can find by itself: caches and limiters written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from time import perf_counter
+from typing import TypeVar
+
+from fastobs import catalogue
+from fastobs._contain import contain
+from fastobs._decisions import decide
+from fastobs.cells import Meters
+from fastobs.cells.meters import Counter, Histogram
+
+__all__ = ["CacheProbe", "LimiterProbe", "Load"]
+
+T = TypeVar("T")
+
+
+class CacheProbe:
+    """Counts what a cache does; it keeps nothing itself.
+
+    ``value = probe(store.get(key))`` counts a hit or a miss and hands the value on.
+
+    Args:
+        name: The label ``cache``.
+        meters: Asked at the first event, so that a probe may be made before the app.
+    """
+
+    def __init__(self, name: str, meters: Callable[[], Meters]) -> None:
+        self.name = name
+        self._meters = meters
+        self._loading: dict[Hashable, int] = {}
+
+    def __call__(self, value: T, *, missing: object = None) -> T:
+        """Count a look-up that gave ``value``; it missed if that is the value for missing."""
+        if value is missing:
+            self.miss()
+        else:
+            self.hit()
+        return value
+
+    def hit(self, count: int = 1) -> None:
+        """So many look-ups found something."""
+        self._count("hit", count)
+
+    def miss(self, count: int = 1) -> None:
+        """So many look-ups found nothing."""
+        self._count("miss", count)
+
+    def error(self, count: int = 1) -> None:
+        """So many look-ups failed; that is neither a hit nor a miss."""
+        self._count("error", count)
+
+    def evict(self, count: int = 1) -> None:
+        """So many entries had to make room for others."""
+        try:
+            self._rows.evictions.add(count)
+        except Exception as error:
+            contain("probes.hand", error)
+
+    def load(self, key: Hashable = None) -> Load:
+        """Time the loading of a value: ``with`` or ``async with``.
+
+        Args:
+            key: What is loaded. If it is being loaded already, in this process, that is a stampede.
+        """
+        return Load(self, key)
+
+    def _count(self, result: str, count: int) -> None:
+        try:
+            self._rows.results[result].add(count)
+        except Exception as error:
+            contain("probes.hand", error)
+
+    @cached_property
+    def _rows(self) -> _Rows:
+        return _Rows(self._meters(), self.name)
+
+
+class _Rows:
+    """All series of one cache, so that they exist from its first event."""
+
+    def __init__(self, meters: Meters, name: str) -> None:
+        self.results: dict[str, Counter] = {
+            result: meters.counter(catalogue.CACHE_REQUESTS, name, result)
+            for result in ("hit", "miss", "error")
+        }
+        self.evictions = meters.counter(catalogue.CACHE_EVICTIONS, name)
+        self.loads: Histogram = meters.histogram(catalogue.CACHE_LOAD, name)
+        self.stampedes = meters.counter(catalogue.CACHE_STAMPEDES, name)
+
+
+class Load:
+    """One loading of a value."""
+
+    __slots__ = ("_key", "_probe", "_started")
+
+    def __init__(self, probe: CacheProbe, key: Hashable) -> None:
+        self._probe = probe
+        self._key = key
+        self._started = 0.0
+
+    def __enter__(self) -> None:
+        try:
+            self._begin()
+        except Exception as error:
+            contain("probes.hand", error)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._end()
+        except Exception as error:
+            contain("probes.hand", error)
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
+
+    def _begin(self) -> None:
+        self._started = perf_counter()
+        if self._key is not None:
+            loading = self._probe._loading
+            already = loading.get(self._key, 0)
+            loading[self._key] = already + 1
+            if already:
+                self._probe._rows.stampedes.add()
+
+    def _end(self) -> None:
+        self._probe._rows.loads.observe(perf_counter() - self._started)
+        if self._key is not None:
+            loading = self._probe._loading
+            left = loading.pop(self._key, 1) - 1
+            if left:
+                loading[self._key] = left
+
+
+class LimiterProbe:
+    """Counts what a rate limiter decides.
+
+    Args:
+        name: The label ``limiter``.
+        meters: Asked at the first event, so that a probe may be made before the app.
+    """
+
+    def __init__(self, name: str, meters: Callable[[], Meters]) -> None:
+        self.name = name
+        self._ask = meters
+
+    def decision(
+        self,
+        allowed: T,
+        *,
+        limit: object = "",
+        remaining: float | None = None,  # noqa: ARG002 - for findings; a series per caller would be too many
+    ) -> T:
+        """Count a decision and hand it on: ``if not probe.decision(used < most): ...``.
+
+        Args:
+            allowed: What was decided; true if the request may pass.
+            limit: What was checked, like ``"5 per minute"``; one of few, never made from data.
+            remaining: How many more the caller may send.
+        """
+        try:
+            decide(self._meters, self.name, str(limit), "allowed" if allowed else "limited")
+        except Exception as error:
+            contain("probes.hand", error)
+        return allowed
+
+    @cached_property
+    def _meters(self) -> Meters:
+        return self._ask()

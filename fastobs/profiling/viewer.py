@@ -1,0 +1,152 @@
+"""``GET /_fastobs/profiles`` and ``/_fastobs/profiles/{id}``: guarded, rendered off the event loop."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+from starlette.datastructures import QueryParams
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fastobs._contain import contain
+
+from .access import Access
+from .stacks import Stacks
+from .store import Store, is_id
+
+__all__ = ["viewer"]
+
+T = TypeVar("T")
+
+PAUSE = 0.05
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+CLOSED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+SANDBOX = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'nonce-{}'; style-src 'unsafe-inline'; "
+    "img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+"""Scripts of the page run, but in an origin of their own: even one that was smuggled into a profile
+could neither call the app on behalf of the viewer nor send anything anywhere."""
+
+REFUSALS = {
+    401: "Send the token of profiles.token: 'Authorization: Bearer ...', 'X-Profile: ...', or as the "
+    "password a browser asks for.\n",
+    403: "Without a token, profiles are shown under the name of this machine only. Open "
+    "http://localhost or http://127.0.0.1 with the port of the app.\n",
+    404: "Not Found\n",
+}
+
+
+def viewer(store: Store, *, access: Access, prefix: str, patience: float = 1.0) -> ASGIApp:
+    """An ASGI app that lists profiles and shows one.
+
+    Args:
+        store: Where they are.
+        access: Who may look.
+        prefix: The path that we answer at and below.
+        patience: Seconds to wait for a profile that is not there: the response with its id is on
+            its way before the profile is written, maybe by another worker.
+    """
+    limiter: list[anyio.CapacityLimiter] = []
+
+    async def in_thread(work: Callable[[], T]) -> T:
+        if not limiter:
+            # Threads of its own: def endpoints may hold all the others.
+            limiter.append(anyio.CapacityLimiter(2))
+        return await anyio.to_thread.run_sync(work, limiter=limiter[0])
+
+    async def page(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await answer(scope)
+        response.headers.update({**HEADERS, **response.headers})
+        await response(scope, receive, send)
+
+    async def answer(scope: Scope) -> Response:
+        refused = access.refusal(scope)
+        if refused is not None:
+            return _refuse(refused)
+        below = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(prefix)
+        kind, _, profile = below.removeprefix("/").partition("/")
+        if kind != "profiles" or (profile and not is_id(profile)):
+            return _refuse(404)
+        if scope["method"] not in {"GET", "HEAD"}:
+            return _plain("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})
+        if not profile:
+            here = "" if below.endswith("/") else "profiles/"
+            return await in_thread(lambda: _list(store, here))
+        return await show(profile, QueryParams(scope["query_string"]).get("format", "html"))
+
+    async def show(profile: str, name: str) -> Response:
+        deadline = monotonic() + patience
+        while True:
+            shown = await in_thread(partial(_show, store, profile, name))
+            if shown is not None:
+                return shown
+            if monotonic() >= deadline:
+                return _refuse(404)
+            await anyio.sleep(PAUSE)
+
+    return page
+
+
+def _list(store: Store, here: str) -> Response:
+    from .views import listing
+
+    try:
+        found = store.list()
+    except Exception as error:
+        return _broken(error)
+    return Response(
+        listing(found, here=here),
+        media_type="text/html",
+        headers={"Content-Security-Policy": CLOSED},
+    )
+
+
+def _show(store: Store, profile: str, name: str) -> Response | None:
+    from .views import FORMATS
+
+    if (chosen := FORMATS.get(name)) is None:
+        return _plain(f"Formats are: {', '.join(FORMATS)}.\n", 400)
+    nonce = secrets.token_urlsafe(16)
+    try:
+        if (found := store.get(profile)) is None:
+            return None
+        meta, stored = found
+        body = chosen.render(meta, Stacks.decode(stored), nonce)
+    except Exception as error:
+        return _broken(error)
+    policy = SANDBOX.format(nonce) if name == "html" else CLOSED
+    return Response(
+        # What was a broken byte in a file's name cannot be encoded again.
+        body.encode(errors="replace"),
+        media_type=chosen.media_type,
+        headers={"Content-Security-Policy": policy},
+    )
+
+
+def _broken(error: Exception) -> Response:
+    contain("profiles", error)
+    return _plain("This cannot be shown; the log of the app says why.\n", 500)
+
+
+def _refuse(status: int) -> Response:
+    # The realm is what a browser's question shows; it sends the password as HTTP Basic.
+    asks = {"WWW-Authenticate": 'Basic realm="fastobs profiles", charset="UTF-8"'}
+    return _plain(REFUSALS[status], status, asks if status == 401 else {})
+
+
+def _plain(text: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    return PlainTextResponse(
+        text, status_code=status, headers={"Content-Security-Policy": CLOSED, **(headers or {})}
+    )

@@ -1,0 +1,35 @@
+"""Who was turned away, and by whom: limiters' decisions and answers with 429, once per response."""
+
+from __future__ import annotations
+
+from fastobs import catalogue
+from fastobs._decisions import decisions
+from fastobs._exchange import Exchange, Finish, Signal
+from fastobs.cells import Meters
+
+__all__ = ["rejections"]
+
+
+def rejections(meters: Meters) -> Signal:
+    """Count decisions by route, and each 429 by who gave it."""
+
+    def finish(exchange: Exchange) -> None:
+        made = decisions(exchange)
+        for limiter, limit, outcome in made:
+            meters.counter(catalogue.LIMIT_DECISIONS, limiter, limit, exchange.route, outcome).add()
+        if exchange.status == 429:
+            limited = any(outcome == "limited" for _, _, outcome in made)
+            source = _source(exchange, limited=limited)
+            meters.counter(catalogue.LIMIT_REJECTED, exchange.route, source).add()
+
+    def begin(exchange: Exchange) -> Finish:  # noqa: ARG001 - only the end is of interest
+        return finish
+
+    return begin
+
+
+def _source(exchange: Exchange, *, limited: bool) -> str:
+    if limited:
+        return "limiter"
+    # Routing puts the endpoint into the scope; without one, a middleware answered.
+    return "app" if exchange.scope.get("endpoint") is not None else "middleware"

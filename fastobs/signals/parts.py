@@ -1,0 +1,47 @@
+"""Where requests' time went, summed by route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+from fastobs import catalogue
+from fastobs._exchange import Exchange, Finish, Signal
+from fastobs._parts import settle
+from fastobs.cells import Meters
+
+__all__ = ["breakdown"]
+
+SECTIONS = 50
+"""Names that the app may give; more than so many were made from data, and are folded into one."""
+
+OTHER = "_other"
+
+
+def breakdown(meters: Meters, clock: Callable[[], float] = perf_counter) -> Signal:
+    """Add up the parts of each exchange.
+
+    Args:
+        meters: Ours.
+        clock: Seconds, as the probes see them.
+    """
+    known = set(catalogue.PART)
+    most = len(known) + SECTIONS
+
+    def finish(exchange: Exchange) -> None:
+        if not exchange.parts:
+            return
+        settle(exchange, clock())
+        for part, seconds in exchange.parts.items():
+            if part not in known:
+                if len(known) < most:
+                    known.add(part)
+                else:
+                    part = OTHER  # noqa: PLW2901
+                    meters.counter(catalogue.SELF_OVERFLOW, catalogue.HTTP_PART.name).add()
+            meters.counter(catalogue.HTTP_PART, exchange.route, part).add(seconds)
+
+    def begin(exchange: Exchange) -> Finish:  # noqa: ARG001 - only the end is of interest
+        return finish
+
+    return begin

@@ -1,0 +1,261 @@
+"""The limits library, and slowapi over it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from limits import parse, storage, strategies
+from limits.aio import storage as aio_storage
+from limits.aio import strategies as aio
+from slowapi import Limiter, _rate_limit_exceeded_handler
+from slowapi.errors import RateLimitExceeded
+from slowapi.middleware import SlowAPIMiddleware
+from slowapi.util import get_remote_address
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from fastobs import catalogue, watch
+from fastobs.probes import Probes
+from fastobs.probes import limits as adapter
+
+Read = Callable[..., dict[tuple[str, ...], float]]
+ONE = parse("1/minute")
+SYNC = [
+    strategies.FixedWindowRateLimiter,
+    strategies.MovingWindowRateLimiter,
+    strategies.SlidingWindowCounterRateLimiter,
+]
+ASYNC = [
+    aio.FixedWindowRateLimiter,
+    aio.MovingWindowRateLimiter,
+    aio.SlidingWindowCounterRateLimiter,
+]
+
+
+def outcomes(read: Read, limiter: str = "p") -> dict[str, float]:
+    return {
+        outcome: count
+        for (name, limit, route, outcome), count in read(catalogue.LIMIT_DECISIONS).items()
+        if (name, limit, route) == (limiter, "1 per 1 minute", "")
+    }
+
+
+@pytest.mark.parametrize("strategy", SYNC)
+def test_every_strategy_tells_its_decisions(strategy: Any, probes: Probes, read: Read) -> None:
+    """Who calls is no label; what was allowed is."""
+    limiter = watch(strategy(storage.MemoryStorage()), name="p")
+
+    assert [limiter.hit(ONE, "192.0.2.1") for _ in range(3)] == [True, False, False]
+    assert outcomes(read) == {"allowed": 1, "limited": 2}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("strategy", ASYNC)
+async def test_every_async_strategy_tells_its_decisions(
+    strategy: Any, probes: Probes, read: Read
+) -> None:
+    """The same for those that are awaited."""
+    limiter = watch(strategy(aio_storage.MemoryStorage()), name="p")
+
+    assert [await limiter.hit(ONE, "192.0.2.1") for _ in range(3)] == [True, False, False]
+    assert outcomes(read) == {"allowed": 1, "limited": 2}
+
+
+class Down:
+    """A storage that cannot be reached."""
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise ConnectionError
+
+
+@pytest.mark.anyio
+async def test_a_storage_that_fails_is_an_error_and_the_apps_to_handle(
+    probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither allowed nor limited."""
+    limiter = watch(SYNC[0](storage.MemoryStorage()), name="p")
+    awaited = watch(ASYNC[0](aio_storage.MemoryStorage()), name="q")
+    monkeypatch.setattr(limiter.storage, "incr", Down())
+    monkeypatch.setattr(awaited.storage, "incr", Down())
+    with pytest.raises(ConnectionError):
+        limiter.hit(ONE)
+    with pytest.raises(ConnectionError):
+        await awaited.hit(ONE)
+
+    assert outcomes(read, "p") == {"error": 1}
+    assert outcomes(read, "q") == {"error": 1}
+
+
+def test_a_limiter_is_called_after_its_variable(
+    probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is in none is called limits; a second one is numbered."""
+    module = __import__(__name__, fromlist=["x"])
+    found, first, second = (SYNC[0](storage.MemoryStorage()) for _ in range(3))
+    monkeypatch.setattr(module, "a_limiter", found, raising=False)
+    for limiter in (found, first, second):
+        limiter.hit(ONE)
+
+    assert {name for name, *_ in read(catalogue.LIMIT_DECISIONS)} == {
+        f"{__name__}.a_limiter",
+        "limits",
+        "limits#2",
+    }
+    assert "  limits#2: limits FixedWindowRateLimiter" in probes.status()
+
+
+def test_watch_without_a_name_finds_it_by_itself(probes: Probes, read: Read) -> None:
+    """Nothing to say but that it is there."""
+    limiter = watch(SYNC[0](storage.MemoryStorage()))
+    slow = watch(Limiter(key_func=get_remote_address))
+    limiter.hit(ONE)
+    slow.limiter.hit(ONE)
+
+    assert outcomes(read, "limits") == {"allowed": 1}
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = __import__(__name__, fromlist=["x"])
+    limiter = Limiter(
+        key_func=get_remote_address,
+        application_limits=["5/minute"],
+        in_memory_fallback=["1/minute"],
+    )
+    monkeypatch.setattr(module, "slow", limiter, raising=False)
+    return module
+
+
+def test_slowapi_lends_its_name_to_what_decides_for_it(
+    module: Any, observed: Callable[..., Any], read: Read
+) -> None:
+    """By decorator: the route is known. The answer with 429 is the limiter's, once."""
+    app = FastAPI()
+    app.state.limiter = module.slow
+    app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]
+
+    @app.get("/slow/{item}")
+    @module.slow.limit("2/minute")
+    async def slow(request: Request, item: int) -> int:
+        return item
+
+    handle = observed(app)
+    with TestClient(app) as client:
+        statuses = [client.get("/slow/1").status_code for _ in range(3)]
+
+    name = f"{__name__}.slow"
+    assert statuses == [200, 200, 429]
+    assert read(catalogue.LIMIT_DECISIONS) == {
+        (name, "2 per 1 minute", "/slow/{item}", "allowed"): 2,
+        (name, "2 per 1 minute", "/slow/{item}", "limited"): 1,
+    }
+    assert read(catalogue.LIMIT_REJECTED)["/slow/{item}", "limiter"] == 1
+    assert f"  {name}: slowapi Limiter" in handle.status()
+
+
+def test_a_middleware_decides_before_the_route_is_known(
+    module: Any, observed: Callable[..., Any], read: Read
+) -> None:
+    """What it let pass is counted for the route all the same; what it stopped never had one."""
+    app = FastAPI()
+    app.state.limiter = module.slow
+    app.add_middleware(SlowAPIMiddleware)
+    app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]
+    app.get("/items/{item}")(lambda item: item)
+    observed(app)
+    watch(module.slow, name="front")
+    with TestClient(app) as client:
+        statuses = [client.get("/items/1").status_code for _ in range(6)]
+
+    assert statuses == [200] * 5 + [429]
+    assert read(catalogue.LIMIT_DECISIONS) == {
+        ("front", "5 per 1 minute", "/items/{item}", "allowed"): 5,
+        ("front", "5 per 1 minute", "", "limited"): 1,
+    }
+    assert read(catalogue.LIMIT_REJECTED)["", "limiter"] == 1
+
+
+def test_a_429_without_a_limiter_is_the_apps_or_a_middlewares(
+    observed: Callable[..., Any], read: Read
+) -> None:
+    """Whose it is shows in whether routing had found an endpoint."""
+    app = FastAPI()
+    app.get("/full")(lambda: PlainTextResponse("later", 429))
+
+    @app.middleware("http")
+    async def guard(request: Request, call_next: Any) -> Any:
+        if request.url.path == "/guarded":
+            return PlainTextResponse("no", 429)
+        return await call_next(request)
+
+    observed(app)
+    with TestClient(app) as client:
+        client.get("/full")
+        client.get("/guarded")
+
+    assert {key: n for key, n in read(catalogue.LIMIT_REJECTED).items() if n} == {
+        ("/full", "app"): 1,
+        ("", "middleware"): 1,
+    }
+
+
+def test_limits_can_be_switched_off(observed: Callable[..., Any], read: Read) -> None:
+    """Then nothing is counted for this app."""
+    app = FastAPI()
+    app.get("/full")(lambda: PlainTextResponse("later", 429))
+    observed(app, limits=None)
+    with TestClient(app) as client:
+        client.get("/full")
+
+    assert not any(read(catalogue.LIMIT_REJECTED).values())
+
+
+def _hits() -> list[Any]:
+    return [strategy.__dict__["hit"] for strategy in (*SYNC, *ASYNC)]
+
+
+@pytest.mark.anyio
+async def test_every_hook_comes_out_again(attach: Callable[..., Probes], read: Read) -> None:
+    """After detaching, hit() is the library's own; one that somebody kept does nothing more."""
+    before = _hits()
+    probes = attach()
+    kept = strategies.FixedWindowRateLimiter.hit
+    assert all(now is not then for now, then in zip(_hits(), before, strict=True))
+
+    probes.detach()
+    kept(strategies.FixedWindowRateLimiter(storage.MemoryStorage()), ONE)
+
+    assert _hits() == before
+    assert read(catalogue.LIMIT_DECISIONS) == {}
+
+
+def test_a_strategy_of_the_apps_own_counts_once(probes: Probes, read: Read) -> None:
+    """One that leaves the decision to its base class is not hooked twice."""
+
+    class Own(strategies.FixedWindowRateLimiter):
+        pass
+
+    watch(Own(storage.MemoryStorage()), name="p").hit(ONE)
+
+    assert outcomes(read) == {"allowed": 1}
+    del Own
+    gc.collect()
+
+
+@pytest.mark.usefixtures("contained_errors")
+def test_an_error_of_ours_stays_ours(
+    probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decision stands, and the error is counted."""
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(adapter, "decide", broken)
+
+    assert SYNC[0](storage.MemoryStorage()).hit(ONE) is True
+    assert read(catalogue.SELF_ERRORS)["probes.limits",] == 1

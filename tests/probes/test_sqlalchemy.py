@@ -1,0 +1,585 @@
+"""Pools and statements of SQLAlchemy, on SQLite."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import InvalidRequestError, OperationalError, ProgrammingError, SAWarning
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonThreadPool, StaticPool
+from starlette.testclient import TestClient
+
+from fastobs import _exchange, catalogue, watch
+from fastobs._exchange import Exchange
+from fastobs._routes import Routes
+from fastobs.config import load
+from tests.driving import scope
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/shop.db"
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    """Made before the probes are attached, since it is asked for first."""
+    engine = create_engine(url, pool_logging_name="shop", pool_size=2, max_overflow=1)
+    yield engine
+    engine.dispose()
+
+
+@contextmanager
+def request(route: str = "") -> Iterator[Exchange]:
+    """What the middleware does around a request."""
+    exchange = Exchange(scope("/"), Routes(FastAPI()), 0.0)
+    exchange._route = route
+    token = _exchange.CURRENT.set(exchange)
+    try:
+        yield exchange
+    finally:
+        exchange.closed = True
+        _exchange.CURRENT.reset(token)
+
+
+def test_connections_in_use_and_idle_are_told_apart(engine, probes, read):
+    """A connection is used until it is given back, and idle after that."""
+    with engine.connect():
+        during = read(catalogue.POOL_COUNT)
+
+    assert during == {("shop", "used"): 1, ("shop", "idle"): 0}
+    assert read(catalogue.POOL_COUNT) == {("shop", "used"): 0, ("shop", "idle"): 1}
+
+
+def test_limits_are_those_of_the_pool(engine, probes, read):
+    """The most connections are size and overflow; kept idle is only the size."""
+    engine.connect().close()
+
+    assert read(catalogue.POOL_MAX) == {("shop",): 3}
+    assert read(catalogue.POOL_IDLE_MAX) == {("shop",): 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "most", "idle"),
+    [
+        ({"poolclass": NullPool}, {}, {}),
+        ({"poolclass": StaticPool}, {}, {}),
+        ({"poolclass": SingletonThreadPool}, {}, {}),
+        ({"poolclass": AssertionPool}, {("p",): 1}, {}),
+        ({"pool_size": 0}, {}, {}),
+        ({"pool_size": 2, "max_overflow": -1}, {}, {("p",): 2}),
+    ],
+)
+def test_what_has_no_size_shows_none(url, probes, read, options, most, idle):
+    """Every kind of pool counts its checkouts; limits are shown where there are any."""
+    engine = create_engine(url, pool_logging_name="p", **options)
+    with engine.connect():
+        used = read(catalogue.POOL_COUNT)["p", "used"]
+
+    assert used == 1
+    assert read(catalogue.POOL_COUNT)["p", "used"] == 0
+    assert read(catalogue.POOL_MAX) == most
+    assert read(catalogue.POOL_IDLE_MAX) == idle
+    engine.dispose()
+
+
+def test_a_thread_that_connects_twice_waits_once(url, probes, read):
+    """A SingletonThreadPool hands out what the thread already has; nobody waits for that."""
+    engine = create_engine(url, poolclass=SingletonThreadPool, pool_logging_name="p")
+    with engine.connect(), engine.connect():
+        pass
+
+    assert read(catalogue.POOL_WAIT) == {("p",): 1}
+    engine.dispose()
+
+
+def test_each_event_of_a_connection_is_counted_once(engine, probes, read):
+    """Two checkouts of one connection: two waits, one creation, two uses."""
+    for _ in range(2):
+        engine.connect().close()
+
+    assert read(catalogue.POOL_WAIT) == {("shop",): 2}
+    assert read(catalogue.POOL_CREATE) == {("shop",): 1}
+    assert read(catalogue.POOL_USE) == {("shop",): 2}
+
+
+def test_a_timeout_is_a_timeout_and_a_wait(url, probes, read):
+    """Whoever gave up has waited, is counted, and is pending no more."""
+    engine = create_engine(
+        url, pool_size=1, max_overflow=0, pool_timeout=0.01, pool_logging_name="p"
+    )
+    with engine.connect(), pytest.raises(PoolTimeout):
+        engine.connect()
+
+    assert read(catalogue.POOL_TIMEOUTS) == {("p",): 1}
+    assert read(catalogue.POOL_WAIT) == {("p",): 2}
+    assert read(catalogue.POOL_PENDING) == {("p",): 0}
+    engine.dispose()
+
+
+def test_pending_is_who_waits_now(url, probes, read):
+    """A caller that waits is pending until it gets its connection."""
+    engine = create_engine(url, pool_size=1, max_overflow=0, pool_logging_name="p")
+    seen = {}
+    with engine.connect():
+        thread = Thread(target=lambda: engine.connect().close())
+        thread.start()
+        while not (seen := read(catalogue.POOL_PENDING)).get(("p",)):
+            pass
+    thread.join()
+
+    assert seen == {("p",): 1}
+    assert read(catalogue.POOL_PENDING) == {("p",): 0}
+    engine.dispose()
+
+
+def test_a_detached_connection_is_the_pools_no_more(engine, probes, read):
+    """Neither used nor idle: its place in the pool is empty. It is not given back either."""
+    connection = engine.connect()
+    connection.detach()
+
+    assert read(catalogue.POOL_COUNT) == {("shop", "used"): 0, ("shop", "idle"): 0}
+    assert read(catalogue.POOL_USE) == {("shop",): 0}
+    connection.close()
+
+
+def test_an_invalidated_connection_is_neither_used_nor_idle(engine, probes, read):
+    """What is broken is closed; the next checkout opens another one."""
+    with engine.connect() as connection:
+        connection.invalidate()
+
+    assert read(catalogue.POOL_COUNT) == {("shop", "used"): 0, ("shop", "idle"): 0}
+    engine.connect().close()
+    assert read(catalogue.POOL_CREATE) == {("shop",): 2}
+
+
+def test_a_reconnect_that_fails_leaves_no_trace(engine, probes, read):
+    """SQLAlchemy reports a return without a checkout then; a plain counter would go below zero."""
+    with engine.connect() as connection:
+        connection.invalidate()
+
+    def refuse(*_: Any) -> None:
+        message = "down"
+        raise engine.dialect.loaded_dbapi.OperationalError(message)
+
+    event.listen(engine, "do_connect", refuse)
+    with pytest.raises(OperationalError):
+        engine.connect()
+    event.remove(engine, "do_connect", refuse)
+
+    assert read(catalogue.POOL_COUNT)["shop", "used"] == 0
+    assert read(catalogue.POOL_PENDING) == {("shop",): 0}
+    engine.connect().close()
+    assert read(catalogue.POOL_COUNT) == {("shop", "used"): 0, ("shop", "idle"): 1}
+
+
+def test_a_pool_outlives_its_replacement(engine, probes, read):
+    """After dispose() there is a new pool object under the same name, also while one is still out."""
+    with engine.connect():
+        engine.dispose()
+        engine.connect().close()
+        during = read(catalogue.POOL_COUNT)
+
+    assert during == {("shop", "used"): 1, ("shop", "idle"): 1}
+    assert read(catalogue.POOL_COUNT) == {("shop", "used"): 0, ("shop", "idle"): 1}
+    assert read(catalogue.POOL_WAIT) == {("shop",): 2}
+
+
+def test_a_pool_that_is_gone_is_not_shown(url, probes, read):
+    """Gauges disappear with their pool; what was counted stays."""
+    engine = create_engine(url, pool_logging_name="p")
+    engine.connect().close()
+    assert read(catalogue.POOL_MAX) == {("p",): 15}
+
+    engine.dispose()
+    del engine
+    gc.collect()
+
+    assert read(catalogue.POOL_MAX) == {}
+    assert read(catalogue.POOL_WAIT) == {("p",): 1}
+
+
+def test_a_leak_is_counted_for_the_route_that_leaked(engine, probes, read):
+    """A connection that was forgotten is a leak, not a use, and is not counted as used for ever."""
+    with request("/leaky"):
+        connection = engine.raw_connection()
+        del connection
+        gc.collect()
+
+    assert read(catalogue.POOL_LEAKED) == {("shop", ""): 0, ("shop", "/leaky"): 1}
+    assert read(catalogue.POOL_COUNT)["shop", "used"] == 0
+    assert read(catalogue.POOL_USE) == {("shop",): 0}
+
+
+def test_a_shared_connection_is_no_leak(url, probes, read):
+    """Two users of a StaticPool's only connection give it back one after the other."""
+    engine = create_engine(url, poolclass=StaticPool, pool_logging_name="p")
+    first, second = engine.connect(), engine.connect()
+    first.close()
+    second.close()
+    gc.collect()
+
+    assert read(catalogue.POOL_LEAKED) == {("p", ""): 0}
+    engine.dispose()
+
+
+def test_the_oldest_checkout_names_its_route(engine, probes, read):
+    """Age by route; a checkout outside of a request has none, and a returned one is not shown."""
+    with engine.connect(), request("/report"), engine.connect(), engine.connect():
+        ages = read(catalogue.POOL_OLDEST)
+
+    assert ages.keys() == {("shop", ""), ("shop", "/report")}
+    assert ages["shop", ""] >= ages["shop", "/report"] > 0
+    assert read(catalogue.POOL_OLDEST) == {}
+
+
+def test_opening_a_connection_is_not_waiting(engine, probes):
+    """It takes the database's time; waiting is what came before it."""
+    with request() as exchange:
+        engine.connect().close()
+    with request() as second:
+        engine.connect().close()
+
+    assert set(exchange.parts) == {"pool_wait", "db"}
+    assert exchange.parts["db"] > exchange.parts["pool_wait"]
+    assert set(second.parts) == {"pool_wait"}
+
+
+def test_a_creator_of_the_apps_own_gives_no_waits(probes, read):
+    """It opens connections unseen; rather than a wrong wait there is none for such a checkout."""
+    pool = QueuePool(lambda: sqlite3.connect(":memory:"), logging_name="p")
+    pool.connect().close()
+    first = read(catalogue.POOL_WAIT)
+    pool.connect().close()
+
+    assert first == {("p",): 0}
+    assert read(catalogue.POOL_WAIT) == {("p",): 1}
+    assert read(catalogue.POOL_CREATE) == {("p",): 0}
+    pool.dispose()
+
+
+@pytest.mark.parametrize(
+    ("statement", "operation"),
+    [
+        ("select 1", "SELECT"),
+        ("\n   SELECT 1", "SELECT"),
+        ("WITH x AS (SELECT 1) SELECT * FROM x", "WITH"),
+        ("CREATE TABLE t (i INTEGER)", "CREATE"),
+        ("/* note */ SELECT 1", "_OTHER"),
+    ],
+)
+def test_statements_are_timed_by_kind(engine, probes, read, statement, operation):
+    """The label is one of a few words, whatever a statement begins with."""
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+
+    assert read(catalogue.DB_DURATION) == {("sqlite", operation, ""): 1}
+
+
+def test_a_failed_statement_is_timed_with_its_error(engine, probes, read):
+    """The error is SQLAlchemy's class, of which there are a dozen, not the driver's."""
+    with request() as exchange, engine.connect() as connection:
+        with pytest.raises(OperationalError):
+            connection.execute(text("SELECT * FROM nowhere"))
+        with pytest.raises(ProgrammingError):
+            connection.execute(text("SELECT :x"), {"x": object()})
+
+    assert read(catalogue.DB_DURATION) == {
+        ("sqlite", "SELECT", "sqlalchemy.exc.OperationalError"): 1,
+        ("sqlite", "SELECT", "sqlalchemy.exc.ProgrammingError"): 1,
+    }
+    assert exchange.parts["db"] > 0
+
+
+def test_many_kinds_of_beginnings_are_not_remembered(engine, probes, read):
+    """What does not begin with a word is worked out each time, and found all the same."""
+    with engine.connect() as connection:
+        for blanks in range(3):
+            connection.execute(text(" " * blanks + "SELECT 1"))
+            connection.execute(text("SELECT 1"))
+
+    assert read(catalogue.DB_DURATION) == {("sqlite", "SELECT", ""): 6}
+
+
+def test_a_failing_listener_of_the_apps_own_is_not_a_statement(engine, probes, read):
+    """An error that is not a statement's is none of ours."""
+
+    def stop(*_: Any) -> None:
+        message = "no"
+        raise InvalidRequestError(message)
+
+    event.listen(engine, "begin", stop)
+    with engine.connect() as connection, pytest.raises(InvalidRequestError):
+        connection.execute(text("SELECT 1"))
+
+    assert read(catalogue.DB_DURATION) == {}
+
+
+async def _once(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+@pytest.mark.anyio
+async def test_async_engines_are_seen_as_well(tmp_path, probes, read):
+    """AsyncEngine, its pool and its statements."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/a.db", pool_logging_name="a")
+    await _once(engine)
+
+    assert read(catalogue.POOL_COUNT) == {("a", "used"): 0, ("a", "idle"): 1}
+    assert read(catalogue.POOL_MAX) == {("a",): 15}
+    assert read(catalogue.POOL_WAIT) == {("a",): 1}
+    assert read(catalogue.DB_DURATION) == {("sqlite", "SELECT", ""): 1}
+    await engine.dispose()
+
+
+@pytest.mark.anyio
+async def test_a_leaked_async_connection_is_counted_once(tmp_path, probes, read):
+    """It comes back by other ways than a sync one: SQLAlchemy detaches it."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/a.db", pool_logging_name="a")
+    with request("/leaky"):
+        connection = await engine.raw_connection()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SAWarning)
+            del connection
+            gc.collect()
+
+    assert read(catalogue.POOL_LEAKED)["a", "/leaky"] == 1
+    assert read(catalogue.POOL_COUNT)["a", "used"] == 0
+    await engine.dispose()
+
+
+def test_names_come_from_the_most_telling_source(url, probes, read, monkeypatch):
+    """watch() over the pool's own name over the variable over driver and database."""
+    module = __import__(__name__, fromlist=["x"])
+    engines = {
+        "watched": create_engine(url, pool_logging_name="own"),
+        "own": create_engine(url, pool_logging_name="own"),
+        "engine_name": create_engine(url, logging_name="engine_name"),
+        "variable": create_engine(url),
+        "local": create_engine(url),
+    }
+    watch(engines["watched"], name="watched")
+    monkeypatch.setattr(module, "a_variable", engines["variable"], raising=False)
+    for engine in engines.values():
+        engine.connect().close()
+
+    assert {name for (name,) in read(catalogue.POOL_MAX)} == {
+        "watched",
+        "own",
+        "engine_name",
+        f"{__name__}.a_variable",
+        "sqlite:shop.db",
+    }
+    for engine in engines.values():
+        engine.dispose()
+
+
+def test_an_address_has_no_credentials(probes, read):
+    """Of a URL only driver, host, port and database are told."""
+    first = create_engine("postgresql+psycopg://me:secret@db.internal:6432/shop?application_name=x")
+    second = create_engine("postgresql+psycopg://me:secret@db.internal/shop")
+    for engine in (first, second):
+        watch(engine)
+
+    assert set(read(catalogue.POOL_MAX)) == {
+        ("postgresql+psycopg:db.internal:6432/shop",),
+        ("postgresql+psycopg:db.internal/shop",),
+    }
+
+
+def test_equal_names_are_numbered_and_given_back(url, probes, read):
+    """The second pool of a name is #2; when the first is gone, its name is free."""
+    first, second = (create_engine(url, pool_logging_name="p") for _ in range(2))
+    first.connect().close()
+    second.connect().close()
+    both = set(read(catalogue.POOL_MAX))
+    first.dispose()
+    del first
+    gc.collect()
+    third = create_engine(url, pool_logging_name="p")
+    third.connect().close()
+
+    assert both == {("p",), ("p#2",)}
+    assert set(read(catalogue.POOL_MAX)) == {("p",), ("p#2",)}
+    second.dispose()
+    third.dispose()
+
+
+def test_a_later_name_is_taken_up(engine, probes, read):
+    """watch() may come after the first use; what comes from then on is under the new name."""
+    engine.connect().close()
+    read(catalogue.POOL_MAX)
+    watch(engine, name="main")
+    watch(engine, name="main")
+    engine.connect().close()
+
+    assert set(read(catalogue.POOL_MAX)) == {("main",)}
+    assert read(catalogue.POOL_WAIT) == {("shop",): 1, ("main",): 1}
+
+
+@pytest.mark.parametrize("kind", ["sessionmaker", "async_sessionmaker", "pool", "async_engine"])
+def test_watch_takes_what_leads_to_a_pool(kind, tmp_path, url, probes, read):
+    """Session factories, pools and both kinds of engine."""
+    asynchronous = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/a.db")
+    plain = create_engine(url)
+    subject = {
+        "sessionmaker": sessionmaker(plain),
+        "async_sessionmaker": async_sessionmaker(asynchronous),
+        "pool": plain.pool,
+        "async_engine": asynchronous,
+    }[kind]
+
+    assert watch(subject, name="p") is subject
+    assert set(read(catalogue.POOL_MAX)) == {("p",)}
+
+
+def test_engines_with_options_are_the_same_pool(engine, probes, read):
+    """Engine.execution_options() makes another engine over the same pool, for a moment only."""
+    engine.execution_options(isolation_level="SERIALIZABLE").connect().close()
+    gc.collect()
+
+    assert read(catalogue.POOL_COUNT) == {("shop", "used"): 0, ("shop", "idle"): 1}
+
+
+def test_status_tells_of_every_pool(engine, url, probes):
+    """With its name, its class and its limit."""
+    other = create_engine(url, poolclass=NullPool, pool_logging_name="none")
+    watch(engine)
+    watch(other)
+
+    assert "  shop: SQLAlchemy QueuePool, at most 3 connections" in probes.status()
+    assert "  none: SQLAlchemy NullPool, no limit known" in probes.status()
+
+
+def test_an_unknown_kind_of_queue_is_asked_the_public_way(engine, probes, read, monkeypatch):
+    """Where the pool keeps its connections is private to SQLAlchemy; if it moves, less is known."""
+    engine.connect().close()
+
+    class Elsewhere:
+        maxsize = 2
+
+        def qsize(self) -> int:
+            return 7
+
+        def get(self, *_: Any) -> Any:
+            raise NotImplementedError
+
+    monkeypatch.setattr(engine.pool, "_pool", Elsewhere())
+
+    assert read(catalogue.POOL_COUNT)["shop", "idle"] == 7
+    monkeypatch.undo()
+
+
+def test_a_checkout_that_began_before_the_probes_came_is_left_alone(engine, probes, read):
+    """Nothing is known of it, so nothing is said when it comes back."""
+    engine.connect().close()
+    probes.detach()
+    connection = engine.connect()
+    probes.attach(load(None, {}))
+    connection.close()
+
+    assert read(catalogue.POOL_USE) == {("shop",): 1}
+
+
+def test_a_request_sums_its_queries(url, observed, meters):
+    """Through the app: parts by route, and the route of what is still out."""
+    engine = create_engine(url, pool_logging_name="shop")
+    app = FastAPI()
+
+    @app.get("/items/{item}")
+    def item(item: int) -> int:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        return item
+
+    observed(app)
+    with TestClient(app) as client:
+        client.get("/items/1")
+        client.get("/items/2")
+
+    assert {row.values for row in meters.rows(catalogue.HTTP_PART)} == {
+        ("/items/{item}", "pool_wait"),
+        ("/items/{item}", "db"),
+    }
+    engine.dispose()
+
+
+def _class_dicts() -> list[Any]:
+    return [Pool.__dict__["connect"], SingletonThreadPool.__dict__["connect"], Engine.__dict__["raw_connection"]]
+
+
+def test_every_hook_comes_out_again(engine, attach, read):
+    """After detaching, methods are the library's own and events reach nobody."""
+    before = _class_dicts()
+    probes = attach()
+    assert _class_dicts() != before
+    engine.connect().close()
+
+    probes.detach()
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+
+    assert _class_dicts() == before
+    assert read(catalogue.POOL_WAIT) == {("shop",): 1}
+    assert read(catalogue.DB_DURATION) == {}
+
+
+def test_a_hook_that_somebody_else_wrapped_becomes_harmless(engine, attach, read, monkeypatch):
+    """It cannot be taken out; it calls the original and does nothing else."""
+    probes = attach()
+    ours = Pool.connect
+    monkeypatch.setattr(Pool, "connect", lambda pool: ours(pool))
+
+    probes.detach()
+    engine.connect().close()
+
+    assert read(catalogue.POOL_WAIT) == {}
+    monkeypatch.undo()
+    monkeypatch.setattr(Pool, "connect", ours.__wrapped__)
+
+
+def _break(name: str) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(name)
+
+    return broken
+
+
+@pytest.mark.usefixtures("contained_errors")
+@pytest.mark.parametrize(
+    "broken", ["enter", "leave", "perf_counter", "Checkout", "CURRENT", "ACQUIRING"]
+)
+def test_an_error_of_ours_stays_ours(broken, engine, probes, read, monkeypatch):
+    """Queries go on, and the error is counted."""
+    from fastobs.probes import sqlalchemy as adapter
+
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+    monkeypatch.setattr(adapter, broken, _break(broken))
+    with request("/"):
+        for _ in range(2):
+            held = engine.connect()
+            assert held.execute(text("SELECT 1")).scalar() == 1
+            with pytest.raises(OperationalError):
+                held.execute(text("SELECT * FROM nowhere"))
+            held.close()
+        engine.dispose()
+        forgotten = engine.raw_connection()
+        del forgotten
+        gc.collect()
+    monkeypatch.undo()
+
+    assert read(catalogue.SELF_ERRORS)[("probes.sqlalchemy",)] > 0

@@ -1,0 +1,337 @@
+"""Profiles are shown to whoever may see them, as pages that can do no harm."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+from starlette.responses import PlainTextResponse
+
+from fastobs.profiling.stacks import Stacks
+from tests.driving import Answer
+from tests.profiling.rig import HOME, TOKEN, Rig, burn, run
+from tests.profiling.test_store import meta
+
+EVIL = "</script><script>document.title='owned'</script><!--"
+
+
+async def app(scope, receive, send) -> None:
+    renamed(burn, EVIL)()
+    await PlainTextResponse("done")(scope, receive, send)
+
+
+def renamed(function, name: str):
+    """The function with another name and file, as a hostile or merely odd one could have."""
+    code = function.__code__.replace(co_name=name, co_filename=name)
+    return FunctionType(code, function.__globals__, name, function.__defaults__)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(app, tmp_path)
+
+
+@pytest.fixture
+def profile(rig: Rig) -> str:
+    """The id of a profile that is there."""
+    answer = run(rig.get("/some/where"))
+    rig.kept(answer)
+    return answer.headers["x-profile-id"]
+
+
+def look(rig: Rig, path: str, **more) -> Answer:
+    return run(rig.get(f"/_fastobs/{path}", **more))
+
+
+def basic(password: str, user: str = "me") -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Profile": TOKEN},
+        {"Authorization": f"Bearer {TOKEN}"},
+        {"authorization": f"bearer {TOKEN}"},
+        basic(TOKEN),
+        basic(TOKEN, user=""),
+    ],
+)
+def test_the_token_opens(rig: Rig, profile: str, headers: dict[str, str]):
+    """As the header, as a bearer's, or as the password that a browser asked for."""
+    for path in ("profiles", f"profiles/{profile}"):
+        assert look(rig, path, token=None, headers=headers).status == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-Profile": ""},
+        {"X-Profile": "wrong"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": TOKEN},
+        {"Authorization": "Basic"},
+        {"Authorization": "Basic %%%"},
+        {"Authorization": "Basic " + base64.b64encode(b"\xff:\xff").decode()},
+        {"Authorization": "Basic " + base64.b64encode(TOKEN.encode()).decode()},
+        basic("wrong"),
+        basic("me", user=TOKEN),
+        {"Authorization": "Bearer ünüsual"},
+    ],
+)
+def test_without_it_nothing_is_shown(rig: Rig, profile: str, headers: dict[str, str]):
+    """Not even which profiles there are; a browser is told to ask for a password."""
+    answers = [
+        look(rig, path, token=None, headers=headers)
+        for path in ("profiles", f"profiles/{profile}", "profiles/" + "0" * 32, "nothing")
+    ]
+
+    assert [answer.status for answer in answers] == [401] * 4
+    assert len({answer.body for answer in answers}) == 1
+    assert answers[0].headers["www-authenticate"].startswith("Basic realm=")
+
+
+def test_a_token_in_the_url_opens_nothing(rig: Rig, profile: str):
+    """It would be in every log on the way."""
+    answer = look(rig, f"profiles/{profile}", token=None, query_string=f"token={TOKEN}".encode())
+
+    assert answer.status == 401
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-Profile": ""}, {"Authorization": "Bearer "}])
+def test_without_a_token_configured_there_is_nothing(tmp_path: Path, headers: dict[str, str]):
+    """It is as if the paths did not exist, also for those of this machine."""
+    rig = Rig(app, tmp_path, token=None)
+
+    for path in ("profiles", "profiles/" + "0" * 32):
+        assert look(rig, path, token=None, headers=headers, client=HOME).status == 404
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:8000", "127.0.0.1:8000", "[::1]:8000", "shop.localhost"]
+)
+def test_in_debug_mode_it_is_open_to_this_machine(tmp_path: Path, host: str):
+    """No token is needed to look at one's own."""
+    rig = Rig(app, tmp_path, token=None, debug=True)
+    answer = look(rig, "profiles", token=None, client=HOME, headers={"Host": host})
+
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("client", "headers", "status"),
+    [
+        (("192.0.2.7", 1), {"Host": "localhost"}, 404),
+        (HOME, {"Host": "localhost", "X-Forwarded-For": "192.0.2.7"}, 404),
+        (HOME, {"Host": "evil.example"}, 403),
+        (HOME, {"Host": "localhost.evil.example"}, 403),
+        (HOME, {}, 403),
+    ],
+)
+def test_debug_mode_is_not_open_to_others(tmp_path: Path, client, headers, status: int):
+    """Nor to a site that has its own name point at this machine."""
+    rig = Rig(app, tmp_path, token=None, debug=True)
+
+    assert look(rig, "profiles", token=None, client=client, headers=headers).status == status
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "nothing",
+        "profiles/" + "0" * 32,
+        "profiles/../../../../etc/passwd",
+        "profiles/%2e%2e%2fetc",
+        "profiles/" + "A" * 32,
+        "profiles/" + "0" * 32 + "/",
+        "profiles/" + "0" * 32 + ".json",
+        "profiles//",
+        "profiles/\x00",
+    ],
+)
+def test_what_is_not_there_is_not_found(rig: Rig, profile: str, path: str):
+    """Whatever the path looks like, it is compared and never opened."""
+    assert look(rig, path).status == 404
+
+
+def test_only_reading_is_possible(rig: Rig, profile: str):
+    """HEAD answers as GET does, without the body being of interest."""
+    assert look(rig, "profiles", method="HEAD").status == 200
+    answer = look(rig, f"profiles/{profile}", method="DELETE")
+
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+    assert rig.store.get(profile) is not None
+
+
+def test_a_profile_is_shown_in_three_formats(rig: Rig, profile: str):
+    """A page by default, or JSON, or text; another name is answered with these."""
+    page, text, document, unknown = (
+        look(rig, f"profiles/{profile}", query_string=query)
+        for query in (b"", b"format=text", b"format=json", b"format=pdf")
+    )
+    parsed = json.loads(document.body)
+
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert text.headers["content-type"] == "text/plain; charset=utf-8"
+    assert document.headers["content-type"] == "application/json"
+    assert b"burn" in page.body or b"owned" in page.body
+    assert b"Recorded" in text.body
+    assert parsed["profile"]["id"] == profile
+    assert parsed["session"]["target_description"] == "GET (no route)"
+    assert (unknown.status, unknown.body) == (400, b"Formats are: html, json, text.\n")
+
+
+def test_a_page_runs_its_own_scripts_and_no_others(rig: Rig, profile: str):
+    """A name in the profile that ends the script element does not; the policy would stop it too."""
+    answer = look(rig, f"profiles/{profile}")
+    page, policy = answer.body.decode(), answer.headers["content-security-policy"]
+    [nonce] = re.findall(r"script-src 'nonce-([\w-]{22,})'", policy)
+    scripts = re.findall(r"<script[^>]*>", page)
+
+    assert "owned" in page
+    assert EVIL not in page
+    assert "</script><script>document" not in page
+    assert (
+        scripts
+        == ['<script type="application/json" id="session">'] + [f'<script nonce="{nonce}">'] * 3
+    )
+    assert "sandbox allow-scripts;" in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline" not in policy.partition("script-src")[2].partition(";")[0]
+    assert look(rig, f"profiles/{profile}").headers["content-security-policy"] != policy
+
+
+def test_a_page_asks_nobody_else(rig: Rig, profile: str):
+    """pyinstrument's page loads fonts from another site; ours names none."""
+    page = look(rig, f"profiles/{profile}").body.decode()
+
+    assert set(re.findall(r"https?://[\w./-]+", page)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_every_answer_is_private(rig: Rig, profile: str):
+    """Nothing is stored on the way, guessed at, framed, or told to another site."""
+    for path in ("profiles", f"profiles/{profile}", "nothing"):
+        headers = look(rig, path).headers
+
+        assert headers["cache-control"] == "no-store"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_what_is_known_about_a_request_is_escaped(rig: Rig):
+    """A route, a service and an error may be called anything."""
+    rig.store.put(
+        meta(9, route=EVIL, service=EVIL, error_type=EVIL, truncated=True, samples=0, status=None),
+        empty(),
+    )
+    page, listed = look(rig, f"profiles/{9:032x}").body, look(rig, "profiles").body
+
+    assert EVIL.encode() not in page
+    assert EVIL.encode() not in listed
+    assert b"The recording reached its limit" in page
+    assert b"No samples" in page
+
+
+def empty() -> bytes:
+    return Stacks(
+        description=EVIL,
+        started=0.0,
+        duration=0.0,
+        cpu=0.0,
+        interval=0.001,
+        count=0,
+        truncated=True,
+        beginning=[],
+        parents=[],
+        frames=[],
+        samples=[],
+    ).encode()
+
+
+@pytest.mark.parametrize("name", ["html", "json", "text"])
+def test_a_profile_without_samples_can_be_shown(rig: Rig, name: str):
+    """A request can be faster than the first sample."""
+    rig.store.put(meta(9), empty())
+
+    assert look(rig, f"profiles/{9:032x}", query_string=f"format={name}".encode()).status == 200
+
+
+def test_the_list_leads_to_the_profiles(rig: Rig, profile: str):
+    """Its links hold with and without a slash at the end, behind any prefix."""
+    plain, slash = look(rig, "profiles").body.decode(), look(rig, "profiles/").body.decode()
+
+    assert f'href="profiles/{profile}"' in plain
+    assert f'href="{profile}"' in slash
+    assert "GET (no route)" in plain
+
+
+def test_an_empty_list_says_how_to_fill_it(rig: Rig):
+    """The first visitor learns about the header."""
+    assert (
+        b"None yet. Send a request with the header <code>X-Profile</code>"
+        in look(rig, "profiles").body
+    )
+
+
+def test_the_apps_prefix_is_not_part_of_the_path(rig: Rig, profile: str):
+    """Behind a proxy that adds /shop the server says so in root_path."""
+    answer = run(rig.get(f"/shop/_fastobs/profiles/{profile}", root_path="/shop"))
+
+    assert answer.status == 200
+
+
+def test_a_profile_that_is_being_written_is_waited_for(tmp_path: Path):
+    """Its id is known before another worker has it on disk."""
+    rig = Rig(app, tmp_path, patience=30.0)
+    asked = threading.Event()
+    get = rig.store.get
+
+    class Watched:
+        def __getattr__(self, name: str):
+            return getattr(rig.store, name)
+
+    def first_look(profile: str):
+        asked.set()
+        return get(profile)
+
+    rig.store.get = first_look  # type: ignore[method-assign]
+
+    def write() -> None:
+        asked.wait()
+        rig.store.put(meta(9), empty())
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    answer = look(rig, f"profiles/{9:032x}")
+    writer.join()
+
+    assert answer.status == 200
+
+
+@pytest.mark.usefixtures("contained_errors")
+def test_a_profile_that_cannot_be_read_is_an_answer_too(rig: Rig):
+    """What is broken is said without details, which are in the log."""
+    rig.store.put(meta(9), b"damaged")
+    answer = look(rig, f"profiles/{9:032x}")
+
+    assert (answer.status, answer.raised) == (500, None)
+    assert answer.body == b"This cannot be shown; the log of the app says why.\n"
+
+
+@pytest.mark.usefixtures("contained_errors")
+def test_a_folder_that_cannot_be_trusted_is_an_answer_too(tmp_path: Path):
+    """Nothing from it is shown."""
+    tmp_path.chmod(0o777)
+    rig = Rig(app, tmp_path)
+
+    assert look(rig, "profiles").status == 500
+    assert look(rig, "profiles/" + "0" * 32).status == 500
