@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._exchange import Exchange
 
-__all__ = ["Parts", "enter", "leave", "settle"]
+__all__ = ["Parts", "enter", "leave"]
 
 
 class Parts(dict[str, float]):
@@ -37,7 +37,7 @@ class Parts(dict[str, float]):
                 return
 
     def settle(self, now: float) -> None:
-        """The request ends, whatever is still going on."""
+        """The request ends: what goes on in a task that outlives it is not its time any more."""
         self._turn(now)
         self._open.clear()
 
@@ -72,10 +72,3 @@ def leave(exchange: Exchange | None, part: str, now: float) -> None:
     parts = exchange.parts
     if type(parts) is Parts:
         parts.leave(part, now)
-
-
-def settle(exchange: Exchange, now: float) -> None:
-    """The exchange is closed: what goes on in a task that outlives it is not its time any more."""
-    parts = exchange.parts
-    if type(parts) is Parts:
-        parts.settle(now)

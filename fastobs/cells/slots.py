@@ -70,14 +70,17 @@ class Sheet:
     def _begin(self) -> bool:
         """Make the file what it must be; was it something else?"""
         size = os.fstat(self._file).st_size
-        damaged = size > 0 and (size % 8 != 0 or _cells(self._file, 1) != [MAGIC])
+        damaged = size > 0 and (size % 8 != 0 or not self._is_ours())
         if damaged:
             os.ftruncate(self._file, 0)
         if damaged or size < CHUNK * 8:
             self._allocate(CHUNK)
-        if _cells(self._file, 1) != [MAGIC]:
+        if not self._is_ours():
             os.pwrite(self._file, array("d", [MAGIC]).tobytes(), 0)
         return damaged
+
+    def _is_ours(self) -> bool:
+        return list(_cells(self._file, 1)) == [MAGIC]
 
     def _allocate(self, cells: int) -> None:
         # Not truncate: a sparse file on a full disk is a SIGBUS at the first write.

@@ -182,8 +182,9 @@ class Probes:
 
     def on_loop(self, loop: AbstractEventLoop) -> None:
         """An event loop serves requests; called on it."""
-        for probe in list(self._attached.values()):
-            probe.on_loop(loop)
+        for row, probe in list(self._attached.items()):
+            with contained(f"probes{row.module}"):
+                probe.on_loop(loop)
 
     def read(self) -> Iterator[Reading]:
         """Everything that the adapters can tell now."""

@@ -244,6 +244,8 @@ def _look_ups(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
 def _removals(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
     def quietly(method: Callable[..., Any]) -> Callable[..., Any]:
         def quiet(cache: Any, *args: Any, **kwargs: Any) -> Any:
+            if tally.silent:
+                return method(cache, *args, **kwargs)
             tally.quiet.add(get_ident())
             try:
                 return method(cache, *args, **kwargs)
@@ -252,8 +254,10 @@ def _removals(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
 
         return quiet
 
+    take = quietly(base.popitem)
+
     def popitem(cache: Any) -> Any:
-        item = base.popitem(cache)
+        item = take(cache)
         tally.evictions += 1
         return item
 
@@ -261,7 +265,7 @@ def _removals(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
         # What MutableMapping does, without telling of evictions.
         try:
             while True:
-                base.popitem(cache)
+                take(cache)
         except KeyError:
             pass
 

@@ -35,8 +35,8 @@ from .waiting import Waiting
 __all__ = ["Recording", "busy", "record"]
 
 MAX_SAMPLES = 20_000
-MAX_NODES = 200_000
-"""Of the tree; a recursion that is different each time would fill the memory with few samples."""
+MAX_NODES = 100_000
+"""Of all trees; a recursion that is different each time would fill the memory with few samples."""
 MAX_DEPTH = 400
 """Frames of a stack, counted from its root; pyinstrument's renderers are recursive."""
 
@@ -92,6 +92,7 @@ class Recording:
         self.started = time.time()
         self._deadline = self.begun + max_seconds
         self.count = 0
+        self._nodes = 0
         self._most = max_samples
         self._clock = clock
         self._cpu = time.process_time()
@@ -159,23 +160,27 @@ class Recording:
 
     def note(self, timeline: Timeline, tree: Tree, stack: Sequence[str], seconds: float) -> None:
         """Take a sample, or end the recording at its limits."""
-        full = self.count >= self._most or len(tree) > MAX_NODES
+        full = self.count >= self._most or self._nodes >= MAX_NODES
         if full or self._clock() > self._deadline:
             self.truncated = True
             self.stop()
         else:
-            self.count += 1
+            before = len(tree)
             timeline.add(tree.add(stack), seconds)
+            self.count += 1
+            self._nodes += len(tree) - before
 
     def hop(self, function: Callable[..., Any], frame: FrameType) -> Hop:
         """The function, to be called in a worker thread, with its samples under the frame."""
-        hop = Hop(function, self, build_call_stack(frame, "initial", None))
+        return Hop(function, self, self._tree.add(build_call_stack(frame, "initial", None)))
+
+    def hopped(self, hop: Hop) -> None:
+        """Remember a hop, which has a sample; a stream makes thousands that have none."""
         self._hops.append(hop)
-        return hop
 
     def stacks(self, description: str) -> Stacks:
         """Everything recorded, by time; not on the event loop, since it takes a while."""
-        hops = [hop for hop in self._hops if hop.timeline.notes]
+        hops = list(self._hops)
         notes = [list(self._awaited(hops)), *(hop.grafted(self._tree) for hop in hops)]
         return Stacks.of(
             self._tree,
@@ -244,15 +249,14 @@ class Hop:
     and costs 50 us per call. This is the second.
     """
 
-    def __init__(
-        self, function: Callable[..., Any], recording: Recording, below: list[str]
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], recording: Recording, below: int) -> None:
         self.below = below
         self.tree = Tree()
         self.timeline = Timeline(recording._clock)
         self._function = function
         self._recording = recording
         self._depth = 0
+        self._known = False
 
     def __call__(self, *arguments: Any) -> Any:
         """In the worker thread: what the function returns, or raises."""
@@ -268,7 +272,7 @@ class Hop:
 
         It may still be running: then these are the samples so far.
         """
-        stem, notes = tree.add(self.below), list(self.timeline.notes)
+        stem, notes = self.below, list(self.timeline.notes)
         nodes: list[int] = []
         for parent, frame in zip(list(self.tree.parents), self.tree.frames, strict=False):
             # A parent is always older than its child.
@@ -298,6 +302,9 @@ class Hop:
             if recording.running:
                 own = stack[self._depth : self._depth + MAX_DEPTH]
                 recording.note(self.timeline, self.tree, own, seconds)
+                if not self._known and self.timeline.notes:
+                    self._known = True
+                    recording.hopped(self)
             else:
                 # The request is over, its thread is not (it was cancelled, or took too long).
                 _unsubscribe(self.saw)

@@ -7,7 +7,7 @@ from time import perf_counter
 
 from fastobs import catalogue
 from fastobs._exchange import Exchange, Finish, Signal
-from fastobs._parts import settle
+from fastobs._parts import Parts
 from fastobs.cells import Meters
 
 __all__ = ["breakdown"]
@@ -29,10 +29,11 @@ def breakdown(meters: Meters, clock: Callable[[], float] = perf_counter) -> Sign
     most = len(known) + SECTIONS
 
     def finish(exchange: Exchange) -> None:
-        if not exchange.parts:
+        parts = exchange.parts
+        if type(parts) is not Parts:
             return
-        settle(exchange, clock())
-        for part, seconds in exchange.parts.items():
+        parts.settle(clock())
+        for part, seconds in parts.items():
             if part not in known:
                 if len(known) < most:
                     known.add(part)

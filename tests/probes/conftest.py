@@ -10,7 +10,7 @@ import pytest
 from fastobs._process import Process
 from fastobs.catalogue import Metric
 from fastobs.cells import Meters
-from fastobs.cells.meters import Histogram
+from fastobs.cells.meters import Gauge, Histogram
 from fastobs.config import load
 from fastobs.probes import Probes
 
@@ -41,9 +41,9 @@ def read(meters: Meters) -> Callable[..., dict[tuple[str, ...], float]]:
     def read(metric: Metric) -> dict[tuple[str, ...], float]:
         meters.refresh()
         return {
-            row.values: value
+            row.values: row.count if isinstance(row, Histogram) else row.cells[row.at]
             for row in meters.rows(metric)
-            if (value := row.count if isinstance(row, Histogram) else row.cells[row.at]) == value
+            if not isinstance(row, Gauge) or row.present
         }
 
     return read

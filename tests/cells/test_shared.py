@@ -1,0 +1,356 @@
+"""Rows in a segment that several workers map."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastobs import catalogue
+from fastobs.cells import Meters
+from fastobs.cells.keys import Damaged, Keys
+from fastobs.cells.render import exemplars_of, render
+from fastobs.cells.shared import NoSlot, SharedStore
+from fastobs.cells.slots import CHUNK, MOST, count
+from fastobs.cells.store import NUMBERS, Key
+
+VERSION = "test"
+
+
+class Worker:
+    """Meters on a slot of their own, as a worker process has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.left_out: list[str] = []
+        self.store = SharedStore(folder, VERSION, self.left_out.append)
+        self.meters = Meters(self.store)
+
+    def shows(self) -> dict[str, float]:
+        lines = [line for line in render(self.meters, openmetrics=False).splitlines() if line[0] != "#"]
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+    def slow(self, route: str, amount: float = 1.0) -> None:
+        self.meters.counter(catalogue.HTTP_SLOW, route).add(amount)
+
+    def dies(self) -> None:
+        self.store.close()
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Callable[[], Worker]]:
+    """Starts workers that share a folder."""
+    started: list[Worker] = []
+
+    def start() -> Worker:
+        started.append(Worker(tmp_path))
+        return started[-1]
+
+    yield start
+
+
+SLOW_A = 'fastobs_slow_requests_total{http_route="/a"}'
+SLOW_B = 'fastobs_slow_requests_total{http_route="/b"}'
+
+
+def test_any_worker_shows_the_sum_of_all(worker: Callable[[], Worker]) -> None:
+    """Also of rows that it never had itself."""
+    one, two = worker(), worker()
+    one.slow("/a", 2)
+    two.slow("/a", 3)
+    two.slow("/b", 5)
+    two.meters.histogram(catalogue.POOL_WAIT, "p").observe(0.02)
+
+    for each in (one, two):
+        shown = each.shows()
+        assert (shown[SLOW_A], shown[SLOW_B]) == (5, 5)
+        assert shown['db_client_connection_wait_time_seconds_count{db_client_connection_pool_name="p"}'] == 1
+
+
+def test_gauges_of_a_worker_carry_its_slot(worker: Callable[[], Worker]) -> None:
+    """And only workers that measured something have one."""
+    one, two, _ = worker(), worker(), worker()
+    one.meters.gauge(catalogue.TASKS).set(3)
+    two.meters.gauge(catalogue.TASKS).set(4)
+
+    shown = {name: value for name, value in one.shows().items() if "asyncio_tasks" in name}
+
+    assert shown == {'fastobs_asyncio_tasks{worker="0"}': 3, 'fastobs_asyncio_tasks{worker="1"}': 4}
+
+
+def test_gauges_of_the_service_are_summed_or_the_largest(worker: Callable[[], Worker]) -> None:
+    """Requests in flight add up; the version of the build does not."""
+    for number in (1, 2):
+        each = worker()
+        each.meters.gauge(catalogue.HTTP_ACTIVE, "GET").add(number)
+        each.meters.gauge(catalogue.BUILD_INFO, "1", "3", "0", "1").set(1)
+
+    shown = each.shows()
+
+    assert shown['http_server_active_requests{http_request_method="GET"}'] == 3
+    assert [value for name, value in shown.items() if "build_info" in name] == [1]
+
+
+def test_a_slot_that_is_free_again_goes_on_with_its_counters_and_forgets_its_gauges(
+    worker: Callable[[], Worker],
+) -> None:
+    """Whatever ended its owner; the number of files does not grow."""
+    one, two = worker(), worker()
+    two.slow("/a", 7)
+    two.meters.gauge(catalogue.HTTP_ACTIVE, "GET").add(5)
+    two.meters.gauge(catalogue.TASKS).set(9)
+    two.dies()
+
+    shown = one.shows()
+    assert shown[SLOW_A] == 7
+    assert not [name for name in shown if "active_requests" in name or "asyncio_tasks" in name]
+
+    three = worker()
+    assert three.store.slot.number == two.store.slot.number
+    three.slow("/a")
+    shown = one.shows()
+    assert shown[SLOW_A] == 8
+    assert not [name for name in shown if "active_requests" in name or "asyncio_tasks" in name]
+
+
+def test_the_number_of_files_is_bounded_by_the_workers_at_one_time(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """However many are recycled."""
+    first = worker()
+    for _ in range(50):
+        recycled = worker()
+        recycled.slow("/a")
+        recycled.dies()
+
+    assert first.shows()[SLOW_A] == 50
+    assert len(list(tmp_path.iterdir())) == 1 + 2 * 3
+    assert count(tmp_path) == (1, 1)
+
+
+def test_what_was_counted_before_joining_is_taken_along(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """A process counts from its first import, and joins when it begins to serve."""
+    other = worker()
+    other.slow("/a", 10)
+    meters = Meters()
+    counter = meters.counter(catalogue.HTTP_SLOW, "/a")
+    counter.add(2)
+    meters.gauge(catalogue.TASKS).set(6)
+    histogram = meters.histogram(catalogue.POOL_WAIT, "p")
+    histogram.observe(0.02)
+
+    meters.move(SharedStore(tmp_path, VERSION, lambda what: None))
+    counter.add(1)
+    histogram.observe(0.02)
+
+    shown = other.shows()
+    assert shown[SLOW_A] == 13
+    assert shown['fastobs_asyncio_tasks{worker="1"}'] == 6
+    assert shown['db_client_connection_wait_time_seconds_count{db_client_connection_pool_name="p"}'] == 2
+
+
+def test_what_was_counted_together_stays_when_a_worker_leaves(
+    worker: Callable[[], Worker],
+) -> None:
+    """uninstrument() gives back the slot; the process keeps its own numbers."""
+    from fastobs.cells.store import MemoryStore
+
+    one, two = worker(), worker()
+    two.slow("/a", 4)
+
+    two.meters.move(MemoryStore())
+    two.dies()
+
+    assert two.shows()[SLOW_A] == 4
+    assert one.shows()[SLOW_A] == 4
+
+
+def test_exemplars_of_all_workers_are_shown_the_latest_of_each_bucket(
+    worker: Callable[[], Worker],
+) -> None:
+    """Also by a worker that has none itself."""
+    one, two, three = worker(), worker(), worker()
+    for number, each in enumerate((one, two), 1):
+        row = each.meters.histogram(catalogue.HTTP_DURATION, "GET", "/", "200", "")
+        row.observe(0.02)
+        row.remember(0.02, number, number)
+
+    view = three.meters.view()
+    (row,) = three.meters.rows(catalogue.HTTP_DURATION)
+
+    (found,) = exemplars_of(row, view).values()
+    assert found.trace_id == f"{2:032x}"
+    assert f'trace_id="{2:032x}"' in render(three.meters, openmetrics=True)
+
+
+def test_a_column_grows_when_there_are_many_rows(worker: Callable[[], Worker]) -> None:
+    """What was handed out before stays where it is."""
+    one, two = worker(), worker()
+    first = one.meters.counter(catalogue.HTTP_SLOW, "/first")
+    for number in range(CHUNK // 17 // 2):
+        one.meters.histogram(catalogue.HTTP_DURATION, "GET", f"/{number % 900}", str(number), "")
+    first.add(2)
+    one.slow("/last")
+
+    shown = two.shows()
+
+    assert shown['fastobs_slow_requests_total{http_route="/first"}'] == 2
+    assert shown['fastobs_slow_requests_total{http_route="/last"}'] == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"x", b"garbage!" * 100, b"\0" * 64],
+    ids=["empty", "truncated", "garbage", "zeros"],
+)
+def test_a_damaged_column_is_left_out_and_said(
+    damage: bytes, worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """The others are still worth showing."""
+    one, two = worker(), worker()
+    one.slow("/a", 1)
+    two.slow("/a", 2)
+    (tmp_path / "1.cells").write_bytes(damage)
+
+    assert one.shows()[SLOW_A] == 1
+    assert one.left_out == ["1.cells is damaged"]
+
+
+def test_a_damaged_column_begins_anew_with_its_next_owner(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """And says so."""
+    one, two = worker(), worker()
+    two.dies()
+    (tmp_path / "1.cells").write_bytes(b"garbage!" * 100)
+
+    three = worker()
+    three.slow("/a", 2)
+
+    assert one.shows()[SLOW_A] == 2
+    assert three.left_out == ["slot 1 was damaged and begins anew"]
+
+
+def test_a_worker_killed_while_writing_a_key_does_no_harm(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """Half a line is no line; the next writer drops it."""
+    one = worker()
+    one.slow("/a")
+    with (tmp_path / "keys").open("ab") as keys:
+        keys.write(b'["cells", "fastobs_slow_req')
+
+    two = worker()
+    two.slow("/b", 2)
+
+    assert (one.shows()[SLOW_A], one.shows()[SLOW_B]) == (1, 2)
+
+
+def test_a_line_that_is_none_is_left_out(worker: Callable[[], Worker], tmp_path: Path) -> None:
+    """What was known before it stays known."""
+    one = worker()
+    one.slow("/a")
+    with (tmp_path / "keys").open("ab") as keys:
+        keys.write(b"[1]\n")
+
+    assert one.shows()[SLOW_A] == 1
+    assert "the key table has a line that is none" in one.left_out[0]
+
+
+@pytest.mark.parametrize("head", [b'{"fastobs": "other"}\n', b"garbage\n"])
+def test_a_key_table_of_another_version_is_not_read(head: bytes, tmp_path: Path) -> None:
+    """Its places would be other places."""
+    (tmp_path / "keys").write_bytes(head)
+
+    with pytest.raises(Damaged, match="of another version"):
+        SharedStore(tmp_path, VERSION, lambda what: None)
+
+
+def test_keys_of_metrics_that_we_do_not_know_are_passed_over(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """They take their place all the same."""
+    keys = Keys(tmp_path / "keys", VERSION)
+    keys.place(NUMBERS, Key("fastobs_from_the_future_total", ("x",)), 3)
+    keys.place(NUMBERS, Key(catalogue.HTTP_SLOW.name, ("too", "many")), 1)
+    one, two = worker(), worker()
+    one.slow("/a", 2)
+
+    assert two.shows()[SLOW_A] == 2
+
+
+def test_a_full_disk_makes_a_row_private_and_is_said(
+    worker: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never a request that fails, and never a SIGBUS."""
+    one, two = worker(), worker()
+
+    def full(file: int, line: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    one.slow("/a", 2)
+    monkeypatch.undo()
+
+    assert one.shows()[SLOW_A] == 2
+    assert SLOW_A not in two.shows()
+    assert "No space left on device" in one.left_out[0]
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_line_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half the line went in; it is taken out again."""
+    keys = Keys(tmp_path / "keys", VERSION)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:5]))
+
+    with pytest.raises(OSError, match="No space left"):
+        keys.place(NUMBERS, Key("m", ()), 1)
+    monkeypatch.undo()
+
+    assert keys.place(NUMBERS, Key("m", ()), 1) == 1
+
+
+def test_more_workers_than_slots_are_told_so(tmp_path: Path) -> None:
+    """They show their own numbers then."""
+    workers = [Worker(tmp_path) for _ in range(MOST)]
+
+    with pytest.raises(NoSlot):
+        Worker(tmp_path)
+
+    for each in workers:
+        each.dies()
+
+
+def _count(folder: str, route: str, times: int) -> None:
+    worker = Worker(Path(folder))
+    for number in range(times):
+        worker.slow(route)
+        worker.slow(f"/{number % 50}")
+
+
+def test_processes_that_count_at_the_same_time_lose_nothing(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """Each has its own column, and rows are made under a lock."""
+    one = worker()
+    context: Any = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=_count, args=(str(tmp_path), "/a", 2000)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    shown = one.shows()
+
+    assert shown[SLOW_A] == 6000
+    assert sum(v for n, v in shown.items() if n.startswith("fastobs_slow_requests_total")) == 12000

@@ -1,0 +1,321 @@
+"""Caches of cachetools."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
+from threading import Lock, Thread
+from typing import Any
+
+import cachetools
+import pytest
+from cachetools import Cache, FIFOCache, LFUCache, LRUCache, RRCache, TLRUCache, TTLCache
+
+from fastobs import catalogue, watch
+from fastobs.cells import Meters
+from fastobs.probes import Kit, Probes
+from fastobs.probes import cachetools as adapter
+from fastobs.probes._names import Names
+
+Read = Callable[..., dict[tuple[str, ...], float]]
+
+KINDS: dict[str, Callable[[], Any]] = {
+    "Cache": lambda: Cache(2),
+    "FIFOCache": lambda: FIFOCache(2),
+    "LFUCache": lambda: LFUCache(2),
+    "LRUCache": lambda: LRUCache(2),
+    "RRCache": lambda: RRCache(2),
+    "TTLCache": lambda: TTLCache(2, ttl=60),
+    "TLRUCache": lambda: TLRUCache(2, ttu=lambda key, value, now: now + 60),
+}
+
+
+def counts(read: Read, name: str = "c") -> tuple[float, float, float]:
+    """Hits, misses and evictions."""
+    requests = read(catalogue.CACHE_REQUESTS)
+    evictions = read(catalogue.CACHE_EVICTIONS).get((name,), 0)
+    return requests[name, "hit"], requests[name, "miss"], evictions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_cache_is_counted(kind: str, probes: Probes, read: Read) -> None:
+    """Look-ups by index and get(), what had to make room, what is in it and what fits."""
+    cache = watch(KINDS[kind](), name="c")
+    with pytest.raises(KeyError):
+        cache["a"]
+    assert cache.get("a") is None
+    for key in "abc":
+        cache[key] = key
+    assert cache["c"] == cache.get("c") == "c"
+
+    assert counts(read) == (2, 2, 1)
+    assert read(catalogue.CACHE_ENTRIES) == {("c",): 2}
+    assert read(catalogue.CACHE_MAX) == {("c",): 2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_watched_cache_is_still_what_it_was(kind: str, probes: Probes) -> None:
+    """Its copies and pickles are plain, and do not count for it; detached, so is it."""
+    plain = KINDS[kind]()
+    base = type(plain)
+    cache = watch(plain, name="c")
+    cache["a"] = 1
+
+    assert cache is plain
+    assert isinstance(cache, base)
+    assert repr(cache).startswith(f"{base.__name__}(")
+    doubles = [copy.copy(cache), copy.deepcopy(cache)]
+    if kind != "TLRUCache":
+        doubles += [pickle.loads(pickle.dumps(cache, protocol)) for protocol in range(6)]
+    for double in doubles:
+        assert type(double) is base
+        assert dict(double) == {"a": 1}
+        double["b"] = 2
+    assert "b" not in cache
+
+    probes.detach()
+    assert type(cache) is base
+    assert cache["a"] == 1
+
+
+def test_what_is_no_look_up_of_the_apps_is_not_counted(probes: Probes, read: Read) -> None:
+    """Removing, setting a default, clearing and emptying are not asking."""
+    cache: Any = watch(LRUCache(2), name="c")
+    cache.setdefault("a", 1)
+    cache.setdefault("a", 2)
+    cache.setdefault("b", 2)
+    cache.pop("a")
+    cache.pop("z", None)
+    cache.clear()
+
+    assert counts(read) == (0, 0, 0)
+
+
+def test_a_membership_test_is_a_look_up_only_if_it_fails(probes: Probes, read: Read) -> None:
+    """If it succeeds, the look-up that follows is the hit."""
+    cache: Any = watch(LRUCache(2), name="c")
+    cache["a"] = 1
+    for key in ("a", "b"):
+        if key in cache:
+            cache[key]
+
+    assert counts(read) == (1, 1, 0)
+
+
+def test_expired_entries_are_misses_but_no_evictions(probes: Probes, read: Read) -> None:
+    """They did not make room for anything."""
+    now = [0.0]
+    cache: Any = watch(TTLCache(2, ttl=1, timer=lambda: now[0]), name="c")
+    cache["a"] = 1
+    now[0] = 5.0
+    held = read(catalogue.CACHE_ENTRIES)
+    cache.get("a")
+    cache["b"] = 1
+
+    assert held == {("c",): 1}
+    assert counts(read) == (0, 1, 0)
+    assert read(catalogue.CACHE_ENTRIES) == {("c",): 1}
+
+
+def test_a_cache_that_loads_what_is_missing_misses_all_the_same(
+    probes: Probes, read: Read
+) -> None:
+    """With __missing__ a look-up always gives a value."""
+
+    class Loading(LRUCache):  # type: ignore[type-arg]
+        def __missing__(self, key: Any) -> Any:
+            self[key] = key
+            return key
+
+    cache: Any = watch(Loading(2), name="c")
+
+    assert [cache["a"], cache["a"], cache["b"]] == ["a", "a", "b"]
+    assert counts(read) == (1, 2, 0)
+
+
+def test_clearing_an_old_kind_of_cache_evicts_nothing(probes: Probes, read: Read) -> None:
+    """Before cachetools 8 a cache was cleared by taking out one entry after the other."""
+
+    class Old(LRUCache):  # type: ignore[type-arg]
+        clear = MutableMapping.clear
+
+    cache: Any = watch(Old(2), name="c")
+    for key in "abc":
+        cache[key] = key
+    cache.clear()
+
+    assert counts(read) == (0, 0, 1)
+    assert len(cache) == 0
+
+
+def test_sizes_of_entries_are_no_number_of_entries(probes: Probes, read: Read) -> None:
+    """A limit in bytes, or none at all, is not shown as one."""
+    weighed = watch(LRUCache(1000, getsizeof=len), name="bytes")
+    endless = watch(LRUCache(float("inf")), name="endless")
+    endless["a"] = 1
+
+    assert read(catalogue.CACHE_MAX) == {}
+    assert read(catalogue.CACHE_ENTRIES) == {("bytes",): 0, ("endless",): 1}
+    del weighed
+
+
+@pytest.mark.parametrize("lock", [None, Lock()])
+@pytest.mark.parametrize("info", [False, True])
+def test_a_cached_function_is_counted(
+    lock: Any, info: bool, probes: Probes, read: Read
+) -> None:
+    """With or without a lock, which makes cachetools look twice, and whether or not it counts itself."""
+
+    @cachetools.cached(LRUCache(2), lock=lock, info=info)
+    def double(number: int) -> int:
+        return 2 * number
+
+    watch(double, name="c")
+    for number in (1, 1, 2, 3):
+        double(number)
+
+    assert counts(read) == (1, 3, 1)
+
+
+def test_a_function_over_a_plain_mapping_counts_itself(probes: Probes, read: Read) -> None:
+    """If it was told to. Clearing it does not take back what was counted."""
+
+    @cachetools.cached({}, info=True)
+    def double(number: int) -> int:
+        return 2 * number
+
+    watch(double, name="c")
+    for number in (1, 1, 2):
+        double(number)
+    before = counts(read)
+    double.cache_clear()
+    double(1)
+
+    assert before == (1, 2, 0)
+    assert counts(read) == (1, 3, 0)
+    assert read(catalogue.CACHE_ENTRIES) == {("c",): 1}
+    assert read(catalogue.CACHE_MAX) == {}
+
+
+def test_status_says_what_to_write(probes: Probes, read: Read) -> None:
+    """For what was found and cannot be watched as it is."""
+
+    @cachetools.cached({})
+    def double(number: int) -> int:
+        return 2 * number
+
+    class Final(LRUCache):  # type: ignore[type-arg]
+        def __init_subclass__(cls) -> None:
+            raise TypeError
+
+    watch(double, name="doubles")
+    final = watch(Final(2), name="final")
+    good = watch(LRUCache(2), name="good")
+
+    status = probes.status()
+    assert "  good: cachetools LRUCache" in status
+    assert "  doubles: write @cached(..., info=True), then it counts" in status
+    assert "  final: its class cannot be extended; use fastobs.cache(name) around it" in status
+    assert ("final", "hit") not in read(catalogue.CACHE_REQUESTS)
+    del final, good
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    module: Any = sys.modules[__name__]
+    yield module
+    for name in ("a_cache", "a_function", "another"):
+        if hasattr(module, name):
+            delattr(module, name)
+
+
+def test_variables_are_found_with_their_names(module: Any, probes: Probes, read: Read) -> None:
+    """A cache that is in a variable and behind a function is one cache."""
+    module.a_cache = LRUCache(2)
+    module.a_function = cachetools.cached(module.a_cache)(str)
+    module.another = cachetools.cached(LRUCache(3))(str)
+    probes.discover()
+    module.a_function(1)
+
+    assert set(read(catalogue.CACHE_MAX)) == {
+        (f"{__name__}.a_cache",),
+        (f"{__name__}.another",),
+    }
+    assert counts(read, f"{__name__}.a_cache") == (0, 1, 0)
+
+
+def test_what_was_handed_over_before_an_app_is_counted_once_there_is_one(
+    attach: Callable[..., Probes], read: Read
+) -> None:
+    """watch() may come first; a name that is taken later is taken up."""
+    cache: Any = watch(LRUCache(2))
+    cache.get("a")
+    assert type(cache) is LRUCache
+    attach()
+    cache.get("a")
+
+    assert counts(read, "cachetools LRUCache") == (0, 1, 0)
+    watch(cache, name="c")
+    watch(cache, name="c")
+    assert set(read(catalogue.CACHE_MAX)) == {("c",)}
+
+
+def test_a_cache_that_is_gone_is_not_shown(probes: Probes, read: Read) -> None:
+    """Watching keeps nothing alive."""
+    cache = watch(LRUCache(2), name="c")
+    assert read(catalogue.CACHE_MAX) == {("c",): 2}
+    del cache
+    gc.collect()
+
+    assert read(catalogue.CACHE_MAX) == {}
+    probes.detach()
+
+
+def test_a_cache_may_go_while_it_is_asked(probes: Probes) -> None:
+    """Then there is nothing to tell, and nothing to restore."""
+    entry = adapter.Entry(LRUCache(2))
+    gc.collect()
+    tools = adapter.CacheTools(Kit(meters=Meters(), names=Names(), look=lambda: None))
+    entry.swap()
+    entry.base = LRUCache
+    entry.restore()
+
+    assert list(tools._readings(entry)) == []
+
+
+def test_threads_do_not_disturb_each_others_counts(probes: Probes, read: Read) -> None:
+    """What one thread does quietly is not another one's silence."""
+    cache: Any = watch(LRUCache(10), name="c")
+    inside, go_on = Lock(), Lock()
+    inside.acquire()
+    go_on.acquire()
+
+    class Key:
+        def __hash__(self) -> int:
+            if inside.locked():
+                inside.release()
+                go_on.acquire()
+            return 1
+
+    thread = Thread(target=cache.setdefault, args=(Key(), 1))
+    thread.start()
+    inside.acquire()
+    cache.get("a")
+    inside.acquire(blocking=False)
+    inside.release()
+    go_on.release()
+    thread.join()
+
+    assert counts(read) == (0, 1, 0)
+
+
+def test_a_function_that_is_not_cached_is_none_of_ours(probes: Probes) -> None:
+    """Functions are looked at, since before cachetools 8 a cached one is a function."""
+    probe = adapter.probe(Kit(meters=Meters(), names=Names(), look=lambda: None))
+    probe.found(counts, "counts")
+
+    assert not probe.watch(counts, None)
+    assert list(probe.status()) == []

@@ -1,0 +1,210 @@
+"""Event loops, threads, garbage collector and process."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+import uvloop
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from fastobs import catalogue
+from fastobs.cells import Meters
+from fastobs.cells.meters import Histogram
+from fastobs.probes import Probes, runtime
+
+Read = Callable[..., dict[tuple[str, ...], float]]
+
+TICK = {"runtime": {"tick": 0.01}}
+
+
+def lag(meters: Meters) -> Histogram:
+    return meters.histogram(catalogue.LOOP_LAG)
+
+
+async def beaten(meters: Meters, times: int) -> None:
+    """As long as it takes the loop to beat so often."""
+    while lag(meters).count < times:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_loop_that_was_held_is_late(
+    run: Callable[..., None], attach: Callable[..., Probes], meters: Meters
+) -> None:
+    """On every loop: the beat that was due while nothing else could run is as late as that."""
+    probes = attach(**TICK)
+
+    async def main() -> None:
+        probes.on_loop(asyncio.get_running_loop())
+        probes.on_loop(asyncio.get_running_loop())
+        await beaten(meters, 2)
+        before = lag(meters).sum
+        time.sleep(0.1)  # noqa: ASYNC251 - what a beginner does
+        await beaten(meters, int(lag(meters).count) + 1)
+        late = lag(meters).sum - before
+        assert 0.085 < late < 0.5
+
+    run(main())
+
+    assert lag(meters).count >= 3
+
+
+def test_a_loop_ends_as_if_nobody_had_listened(
+    attach: Callable[..., Probes], meters: Meters, read: Read
+) -> None:
+    """Loops come and go; a heart keeps none of them alive, and is no task of theirs."""
+    probes = attach(**TICK)
+
+    async def main() -> int:
+        probes.on_loop(asyncio.get_running_loop())
+        await beaten(meters, int(lag(meters).count) + 1)
+        return len(asyncio.all_tasks())
+
+    assert [asyncio.run(main()) for _ in range(3)] == [1, 1, 1]
+    assert read(catalogue.TASKS) == {}
+    asyncio.run(main())
+    adapter = next(p for p in probes._attached.values() if isinstance(p, runtime.Runtime))
+    assert len(adapter._hearts) == 1
+    loops = [heart.loop for heart in adapter._hearts]
+    adapter._hearts.clear()
+    gc.collect()
+    assert [loop() for loop in loops] == [None]
+
+
+def test_beats_end_with_the_last_app(attach: Callable[..., Probes], meters: Meters) -> None:
+    """One more comes, and finds that nobody listens."""
+    probes = attach(**TICK)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        probes.on_loop(loop)
+        await beaten(meters, 1)
+        probes.detach()
+        count = lag(meters).count
+        while loop._scheduled:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+        assert lag(meters).count == count
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("contained_errors")
+def test_a_beat_that_fails_is_ours(
+    attach: Callable[..., Probes], meters: Meters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop hears nothing of it."""
+    probes = attach(**TICK)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: pytest.fail(str(context)))
+        probes.on_loop(loop)
+        monkeypatch.setattr(Histogram, "observe", lambda *_: 1 / 0)
+        while loop._scheduled:  # type: ignore[attr-defined]
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    monkeypatch.undo()
+
+    assert meters.counter(catalogue.SELF_ERRORS, "probes.runtime").value == 1
+
+
+def test_threads_of_def_endpoints_are_counted(
+    attach: Callable[..., Probes], meters: Meters, read: Read
+) -> None:
+    """Used, the most, and who waits for one; read from any thread."""
+    probes = attach()
+
+    async def main() -> None:
+        probes.on_loop(asyncio.get_running_loop())
+        current_default_thread_limiter().total_tokens = 2
+        release = threading.Event()
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(anyio.to_thread.run_sync, release.wait)
+            while not read(catalogue.THREADS_PENDING)[()]:
+                await asyncio.sleep(0)
+            busy = await asyncio.to_thread(read, catalogue.THREADS)
+            tasks = read(catalogue.TASKS)
+            release.set()
+        current_default_thread_limiter().total_tokens = float("inf")
+        assert busy == {("used",): 2, ("max",): 2}
+        assert tasks == {(): 4}
+        assert read(catalogue.THREADS) == {("used",): 0}
+        assert read(catalogue.THREADS_PENDING) == {(): 0}
+
+    asyncio.run(main())
+
+
+def test_pauses_of_the_collector_are_timed(attach: Callable[..., Probes], read: Read) -> None:
+    """By generation; one that began before we came is not."""
+    before = list(gc.callbacks)
+    probes = attach()
+    for generation in range(3):
+        gc.collect(generation)
+    seen = read(catalogue.GC_PAUSE)
+    (ours,) = [callback for callback in gc.callbacks if callback not in before]
+    probes.detach()
+
+    assert all(seen[str(generation),] >= 1 for generation in range(3))
+    assert gc.callbacks == before
+    fresh = runtime.Runtime(ours.__self__.kit)  # type: ignore[attr-defined]
+    fresh._collecting("stop", {"generation": 2})
+
+
+@pytest.mark.usefixtures("contained_errors")
+def test_a_pause_of_an_unknown_generation_is_ours_to_bear(
+    attach: Callable[..., Probes], meters: Meters
+) -> None:
+    """A Python with more of them."""
+    probes = attach()
+    adapter: Any = next(p for p in probes._attached.values() if isinstance(p, runtime.Runtime))
+    adapter._collecting("start", {"generation": 7})
+    adapter._collecting("stop", {"generation": 7})
+
+    assert meters.counter(catalogue.SELF_ERRORS, "probes.runtime").value == 1
+
+
+def test_the_process_is_what_others_see_of_it(probes: Probes, read: Read) -> None:
+    """Memory, descriptors, start and CPU time, compared with psutil."""
+    process = psutil.Process()
+    (resident,) = read(catalogue.PROCESS_RSS).values()
+    (virtual,) = read(catalogue.PROCESS_VIRTUAL).values()
+
+    assert 0.9 < resident / process.memory_info().rss < 1.1
+    assert 0.9 < virtual / process.memory_info().vms < 1.1
+    # psutil counts the one that it reads the list with.
+    assert read(catalogue.PROCESS_FDS) == {(): process.num_fds() - 1}
+    assert abs(read(catalogue.PROCESS_START)[()] - process.create_time()) < 1
+    assert read(catalogue.PROCESS_MAX_FDS) == {(): process.rlimit(psutil.RLIMIT_NOFILE)[0]}
+    assert 0 < read(catalogue.PROCESS_CPU)[()] <= sum(process.cpu_times()[:2]) + 0.1
+    assert 0 < read(catalogue.MEMORY_LIMIT)[()] <= psutil.virtual_memory().total
+    assert 0 < read(catalogue.CPU_LIMIT)[()] <= (os.cpu_count() or 1)
+
+
+def test_an_apps_loop_is_seen_through_restarts(observed: Any, read: Read) -> None:
+    """Each TestClient runs a loop of its own; the one that is there is the one that is shown."""
+    app = FastAPI()
+    app.get("/")(lambda: 1)
+    handle = observed(app)
+    assert "event loops: seen with the first request" in handle.status()
+
+    for _ in range(2):
+        with TestClient(app) as client:
+            client.get("/")
+            during = read(catalogue.THREADS)
+            assert "event loops: 1" in handle.status()
+        assert read(catalogue.THREADS) == {}
+
+    assert during["max",] == 40
