@@ -200,9 +200,7 @@ def test_parts_are_summed_by_route(observed: Callable[..., Any], meters: Meters)
     assert set(parts_of(meters)) == {("/threads/{i}", "render"), ("/tasks/{i}", "render")}
 
 
-def test_an_exchange_that_ends_within_a_part_is_settled(
-    exchange: Exchange, meters: Meters
-) -> None:
+def test_an_exchange_that_ends_within_a_part_is_settled(exchange: Exchange, meters: Meters) -> None:
     """Its time up to then is counted."""
     clock = Clock()
     finish = breakdown(meters, clock)(exchange)

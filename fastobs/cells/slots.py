@@ -23,7 +23,7 @@ HEAD = 1
 """Cells before the first row."""
 CHUNK = 1 << 15
 """Cells by which a column grows: 256 KiB."""
-MOST = 128
+MOST = 1024
 """Slots; workers above share nothing, see `SharedStore`."""
 
 

@@ -53,8 +53,8 @@ def record(
     max_seconds: float,
     max_samples: int = MAX_SAMPLES,
     clock: Callable[[], float] = time.perf_counter,
-) -> Recording | None:
-    """Begin to record what the current context runs; None if this thread is `busy`.
+) -> Recording:
+    """Begin to record what the current context runs; only where the thread is not `busy`.
 
     Args:
         interval: Seconds between two samples.
@@ -62,8 +62,6 @@ def record(
         max_samples: With which it does so too.
         clock: Seconds, as pyinstrument counts them.
     """
-    if busy():
-        return None
     recording = Recording(
         interval=interval, max_seconds=max_seconds, max_samples=max_samples, clock=clock
     )

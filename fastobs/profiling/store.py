@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -220,12 +221,11 @@ def _private(path: Path, *, create: bool, follow: bool) -> int:
     flags = os.O_RDONLY | os.O_DIRECTORY | (0 if follow else os.O_NOFOLLOW)
     try:
         descriptor = os.open(path, flags)
-    except NotADirectoryError:
-        raise NotPrivate(_not_private(path, "it is not a folder")) from None
     except OSError as error:
-        if follow or not path.is_symlink():
+        # A symbolic link that is not to be followed: the first on Linux, the second elsewhere.
+        if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
             raise
-        raise NotPrivate(_not_private(path, "it is a symbolic link")) from error
+        raise NotPrivate(_not_private(path, "it is not a folder")) from error
     found = os.fstat(descriptor)
     if found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return descriptor

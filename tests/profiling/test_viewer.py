@@ -12,7 +12,9 @@ from types import FunctionType
 import pytest
 from starlette.responses import PlainTextResponse
 
+from fastobs.config import Profiles
 from fastobs.profiling.stacks import Stacks
+from fastobs.profiling.store import Folder
 from tests.driving import Answer
 from tests.profiling.rig import HOME, TOKEN, Rig, burn, run
 from tests.profiling.test_store import meta
@@ -291,23 +293,20 @@ def test_the_apps_prefix_is_not_part_of_the_path(rig: Rig, profile: str):
 
 def test_a_profile_that_is_being_written_is_waited_for(tmp_path: Path):
     """Its id is known before another worker has it on disk."""
-    rig = Rig(app, tmp_path, patience=30.0)
     asked = threading.Event()
-    get = rig.store.get
 
-    class Watched:
-        def __getattr__(self, name: str):
-            return getattr(rig.store, name)
+    class Slow(Folder):
+        def get(self, profile: str):
+            found = None if not asked.is_set() else super().get(profile)
+            asked.set()
+            return found
 
-    def first_look(profile: str):
-        asked.set()
-        return get(profile)
-
-    rig.store.get = first_look  # type: ignore[method-assign]
+    store = Slow(Profiles(directory=tmp_path))
+    rig = Rig(app, tmp_path, store=store, patience=30.0)
 
     def write() -> None:
         asked.wait()
-        rig.store.put(meta(9), empty())
+        store.put(meta(9), empty())
 
     writer = threading.Thread(target=write)
     writer.start()
