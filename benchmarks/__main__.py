@@ -21,7 +21,8 @@ from .variants import VARIANTS, groups
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True, highlight=False)
 LOADED = ("bare", "no-op", "fastobs-1", "fastobs-100", "assembly-1", "assembly-100")
-COUNTED = ("bare", "no-op", "fastobs-metrics", "fastobs-1", "instrumentator", "assembly-1")
+COUNTED = ("bare", "no-op", "fastobs-metrics", "fastobs-0", "fastobs-100", "instrumentator")
+QUICKLY = ("bare", "fastobs-1", "fastobs-100", "assembly-1")
 ATTACKED = ("bare", "fastobs-1")
 
 
@@ -52,11 +53,14 @@ def main(
     / "results.md",
 ) -> None:
     """Measure what fastobs costs, beside bare FastAPI and beside its peers."""
+    loaded: tuple[str, ...] = LOADED
     if quick:
-        rounds, batch, warm_up, processes = 12, 30, 100, 1
+        rounds, batch, warm_up, processes = 10, 25, 100, 1
         wrk_rounds, wrk_seconds = 1, 1
         memory_requests = 20_000
-    names = list(dict.fromkeys(["bare", *(only or VARIANTS)]))
+        loaded = tuple(name for name in LOADED if name in QUICKLY)
+    timed = [name for name, variant in VARIANTS.items() if variant.timed]
+    names = list(dict.fromkeys(["bare", *(only or timed)]))
     if unknown := [name for name in names if name not in VARIANTS]:
         msg = f"No such variant: {', '.join(unknown)}. There are: {', '.join(VARIANTS)}."
         raise typer.BadParameter(msg)
@@ -76,7 +80,7 @@ def main(
 
     if calls:
         console.print("Counting calls")
-        for name in names:
+        for name in (name for name in names if not quick or name in QUICKLY):
             results.calls[name] = fresh.run("count_calls", name, requests=100)
     if scrape:
         console.print("Timing scrapes")
@@ -85,13 +89,13 @@ def main(
     if instructions and VALGRIND is None:
         results.missing.append("Instructions: valgrind is not installed.")
     elif instructions:
-        for name in (name for name in COUNTED if name in names):
+        for name in COUNTED:
             console.print(f"Counting instructions: {name}")
             results.instructions[name] = count_instructions(name, requests=200)
     else:
         results.missing.append("Instructions: ask for them with --instructions.")
     if memory:
-        for name in (name for name in ATTACKED if name in names):
+        for name in ATTACKED:
             console.print(f"Attacking: {name}")
             results.growth[name] = fresh.run("grow", name, requests=memory_requests)
     else:
@@ -100,7 +104,6 @@ def main(
         results.missing.append("A server under load: wrk is not installed.")
     elif wrk:
         console.print("Loading a server")
-        loaded = [name for name in LOADED if name in names]
         results.rates = requests_per_second(loaded, rounds=wrk_rounds, seconds=wrk_seconds)
     else:
         results.missing.append("A server under load: left out by --no-wrk.")

@@ -97,7 +97,7 @@ async def running(app: ASGIApp) -> AsyncIterator[None]:
     inbox: asyncio.Queue[Message] = asyncio.Queue()
     outbox: asyncio.Queue[Message] = asyncio.Queue()
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-    life = asyncio.ensure_future(app(scope, inbox.get, outbox.put))  # type: ignore[arg-type]
+    life = asyncio.ensure_future(app(scope, inbox.get, outbox.put))
 
     async def turn(phase: str) -> None:
         await inbox.put({"type": f"lifespan.{phase}"})

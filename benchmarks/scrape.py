@@ -10,17 +10,16 @@ from statistics import median
 from time import process_time
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics import exposition
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastobs import catalogue
-from fastobs._endpoint import exposition
 from fastobs.cells import Meters
+from fastobs.cells.render import render
 
 __all__ = ["Scrape", "time_scrapes"]
 
 METRIC = catalogue.HTTP_DURATION
-EMPTY = CollectorRegistry()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +50,16 @@ def time_scrapes(label_sets: int, *, repeats: int) -> list[dict[str, object]]:
     _same(meters, registry)
 
     def plain() -> bytes:
-        return exposition(meters, EMPTY, openmetrics=False)
+        return render(meters, openmetrics=False).encode()
 
     def openmetrics() -> bytes:
-        return exposition(meters, EMPTY, openmetrics=True)
+        return f"{render(meters, openmetrics=True)}# EOF\n".encode()
 
     return [
         asdict(_compare(title, mine, yours, repeats))
         for title, mine, yours in (
             ("text", plain, lambda: generate_latest(registry)),
-            ("OpenMetrics", openmetrics, lambda: generate_openmetrics(registry)),
+            ("OpenMetrics", openmetrics, lambda: bytes(exposition.generate_latest(registry))),
             (
                 "text, gzip (ours level 1, theirs 9)",
                 lambda: gzip.compress(plain(), compresslevel=1),
@@ -75,12 +74,12 @@ def _same(meters: Meters, registry: CollectorRegistry) -> None:
     ours, theirs = (
         {
             (sample.name, *sorted(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(text.decode())
+            for family in text_string_to_metric_families(text)
             if family.name == METRIC.name
             for sample in family.samples
             if not sample.name.endswith(("_sum", "_created"))
         }
-        for text in (exposition(meters, EMPTY, openmetrics=False), generate_latest(registry))
+        for text in (render(meters, openmetrics=False), generate_latest(registry).decode())
     )
     if ours != theirs:
         msg = "fastobs and prometheus_client do not show the same numbers."
@@ -97,7 +96,7 @@ def _compare(
     return Scrape(title, median(mine), median(yours), len(ours()), len(theirs()))
 
 
-def _took(render: Callable[[], bytes]) -> float:
+def _took(answer: Callable[[], bytes]) -> float:
     started = process_time()
-    render()
+    answer()
     return (process_time() - started) * 1e3

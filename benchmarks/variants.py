@@ -141,6 +141,7 @@ class Variant:
         records: What it claims to record, by its share of the requests.
         headers: Response headers that it claims to add.
         ours: fastobs; there can be one such variant in a process.
+        timed: Whether it is of interest beyond counting.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Variant:
     records: dict[str, float] = field(default_factory=dict)
     headers: tuple[bytes, ...] = ()
     ours: bool = False
+    timed: bool = True
 
 
 class Sink(SpanExporter):
@@ -354,6 +356,16 @@ VARIANTS = {
             records={METRICS: 1, SPANS: 0.01},
             headers=(TRACE_ID,),
             ours=True,
+        ),
+        Variant(
+            name="fastobs-0",
+            title="**fastobs**, everything on, a request that is not sampled",
+            build=fastobs(traces={"sample": 0.0}),
+            counter=OURS,
+            records={METRICS: 1, SPANS: 0},
+            headers=(TRACE_ID,),
+            ours=True,
+            timed=False,
         ),
         Variant(
             name="fastobs-1-theirs",

@@ -158,9 +158,18 @@ class Probes:
         Raises:
             TypeError: No adapter knows it.
         """
+        failed = False
         for row in ADAPTERS:
-            if row.supports and row.library in sys.modules and self._probe(row).watch(obj, name):
-                return
+            if row.supports and row.library in sys.modules:
+                try:
+                    if self._probe(row).watch(obj, name):
+                        return
+                except Exception as error:
+                    failed = True
+                    contain(f"probes{row.module}", error)
+        if failed:
+            # Perhaps it was that one's; an error of ours is no reason to refuse.
+            return
         known = "; ".join(row.supports for row in ADAPTERS if row.supports)
         msg = (
             f"fastobs cannot watch {type(obj).__module__}.{type(obj).__qualname__}. It knows: {known}. "

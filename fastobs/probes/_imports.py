@@ -57,9 +57,8 @@ class Arrivals(MetaPathFinder):
         return spec
 
     def _tell(self, name: str) -> None:
-        if name in self._expected:
-            self._expected.discard(name)
-            self._arrived(name)
+        self._expected.discard(name)
+        self._arrived(name)
 
 
 class _Telling(Loader):

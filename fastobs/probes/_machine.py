@@ -36,7 +36,7 @@ def facts(root: Path = ROOT) -> Iterator[Fact]:
     for source in sources:
         try:
             known = list(source(root))
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError, IndexError, AttributeError, ImportError):
             # Another system, or a container that hides it.
             continue
         yield from known
@@ -72,12 +72,11 @@ def _descriptors(root: Path) -> Iterator[Fact]:
 
 
 def _most_descriptors(_root: Path) -> Iterator[Fact]:
-    if sys.platform != "win32":
-        import resource
+    import resource
 
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if most != resource.RLIM_INFINITY:
-            yield catalogue.PROCESS_MAX_FDS, float(most)
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY:
+        yield catalogue.PROCESS_MAX_FDS, float(most)
 
 
 def _limits(root: Path) -> Iterator[Fact]:

@@ -210,11 +210,9 @@ def _look_ups(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
         try:
             value = get(cache, key)
         except KeyError:
-            if not tally.silent:
-                tally.misses += 1
+            tally.misses += not tally.silent
             raise
-        if not tally.silent:
-            tally.hits += 1
+        tally.hits += not tally.silent
         return value
 
     def __getitem_or_load__(cache: Any, key: Any) -> Any:  # noqa: N807
@@ -230,8 +228,7 @@ def _look_ups(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
     def __contains__(cache: Any, key: Any) -> Any:  # noqa: N807
         # Also get() asks so first. If it is there, the look-up that follows is the hit.
         present = contains(cache, key)
-        if not present and not tally.silent:
-            tally.misses += 1
+        tally.misses += not present and not tally.silent
         return present
 
     plain = base.__missing__ is Cache.__missing__
@@ -291,7 +288,6 @@ def _duplications(base: Any) -> dict[str, Callable[..., Any]]:
         double.__class__ = base
         return double
 
-    methods: dict[str, Callable[..., Any]] = {"__reduce_ex__": __reduce_ex__}
-    if hasattr(base, "__copy__"):
-        methods["__copy__"] = __copy__
-    return methods
+    # Before cachetools 8 copy goes the way of pickle.
+    copying = {"__copy__": __copy__} if hasattr(base, "__copy__") else {}
+    return {"__reduce_ex__": __reduce_ex__, **copying}

@@ -76,6 +76,8 @@ class Acquire:
 
     __slots__ = ("account", "began", "exchange", "opened_at", "timed", "token", "took")
 
+    token: Token[Acquire | None]
+
     def __init__(self, account: Account, exchange: Exchange | None, began: float) -> None:
         self.account = account
         self.exchange = exchange
@@ -83,7 +85,6 @@ class Acquire:
         self.opened_at = 0.0
         self.timed = True
         self.took = False
-        self.token: Token[Acquire | None] | None = None
 
 
 class Checkout:
@@ -161,18 +162,18 @@ class SQLAlchemy(Probe):
 
     def found(self, obj: Any, name: str) -> None:
         subject = _subject(obj)
-        if subject is not None:
-            account = self._account(subject)
-            account.variable = account.variable or name
+        assert subject is not None
+        account = self._account(subject)
+        account.variable = account.variable or name
 
     def read(self) -> Iterator[Reading]:
         checkouts = list(self._out.values())
         for account in list(self._accounts.values()):
-            mine = [checkout for checkout in checkouts if checkout.account is account]
-            pool = account.current()
-            if pool is not None or mine:
+            # While a connection is out, its record keeps the pool alive.
+            if (pool := account.current()) is not None:
                 if not account.name:
                     self._name(account)
+                mine = [checkout for checkout in checkouts if checkout.account is account]
                 yield from _readings(account, pool, mine)
 
     def status(self) -> Iterator[tuple[str, str]]:
@@ -238,8 +239,7 @@ class SQLAlchemy(Probe):
             return
         try:
             acquire.account.waiting.pop(id(acquire), None)
-            if acquire.token is not None:
-                ACQUIRING.reset(acquire.token)
+            ACQUIRING.reset(acquire.token)
             now = perf_counter()
             if acquire.opened_at:
                 leave(acquire.exchange, "db", now)
@@ -446,15 +446,14 @@ OPERATIONS = frozenset(
 """Anything else is ``_OTHER``: a label is not made from what a statement happens to begin with."""
 
 
-def _readings(account: Account, pool: Pool | None, out: list[Checkout]) -> Iterator[Reading]:
+def _readings(account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Reading]:
     name = account.name
     yield Reading(catalogue.POOL_COUNT, (name, "used"), len(out))
     yield Reading(catalogue.POOL_PENDING, (name,), len(account.waiting))
-    if pool is not None:
-        if (idle := _idle(pool)) is not None:
-            yield Reading(catalogue.POOL_COUNT, (name, "idle"), idle)
-        for metric, value in _sizes(pool).items():
-            yield Reading(metric, (name,), value)
+    if (idle := _idle(pool)) is not None:
+        yield Reading(catalogue.POOL_COUNT, (name, "idle"), idle)
+    for metric, value in _sizes(pool).items():
+        yield Reading(metric, (name,), value)
     now = perf_counter()
     oldest: dict[str, float] = {}
     for checkout in out:

@@ -26,6 +26,7 @@ class Worker:
     """Meters on a slot of their own, as a worker process has them."""
 
     def __init__(self, folder: Path) -> None:
+        self.alive = True
         self.left_out: list[str] = []
         self.store = SharedStore(folder, VERSION, self.left_out.append)
         self.meters = Meters(self.store)
@@ -40,7 +41,9 @@ class Worker:
         self.meters.counter(catalogue.HTTP_SLOW, route).add(amount)
 
     def dies(self) -> None:
-        self.store.close()
+        if self.alive:
+            self.alive = False
+            self.store.close()
 
 
 @pytest.fixture
@@ -53,6 +56,8 @@ def worker(tmp_path: Path) -> Iterator[Callable[[], Worker]]:
         return started[-1]
 
     yield start
+    for each in started:
+        each.dies()
 
 
 SLOW_A = 'fastobs_slow_requests_total{http_route="/a"}'

@@ -100,7 +100,9 @@ def _ask(watched: Watched, query: Expression) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda q: f"{q.board}: {q.panel} {q.ref}")
-def test_every_query_of_every_board_returns_finite_data(watched: Watched, query: Expression) -> None:
+def test_every_query_of_every_board_returns_finite_data(
+    watched: Watched, query: Expression
+) -> None:
     """A panel that is empty, infinite or not a number helps nobody at 3 a.m."""
     series = _ask(watched, query)
 

@@ -120,9 +120,7 @@ def test_expired_entries_are_misses_but_no_evictions(probes: Probes, read: Read)
     assert read(catalogue.CACHE_ENTRIES) == {("c",): 1}
 
 
-def test_a_cache_that_loads_what_is_missing_misses_all_the_same(
-    probes: Probes, read: Read
-) -> None:
+def test_a_cache_that_loads_what_is_missing_misses_all_the_same(probes: Probes, read: Read) -> None:
     """With __missing__ a look-up always gives a value."""
 
     class Loading(LRUCache):  # type: ignore[type-arg]
@@ -164,9 +162,7 @@ def test_sizes_of_entries_are_no_number_of_entries(probes: Probes, read: Read) -
 
 @pytest.mark.parametrize("lock", [None, Lock()])
 @pytest.mark.parametrize("info", [False, True])
-def test_a_cached_function_is_counted(
-    lock: Any, info: bool, probes: Probes, read: Read
-) -> None:
+def test_a_cached_function_is_counted(lock: Any, info: bool, probes: Probes, read: Read) -> None:
     """With or without a lock, which makes cachetools look twice, and whether or not it counts itself."""
 
     @cachetools.cached(LRUCache(2), lock=lock, info=info)

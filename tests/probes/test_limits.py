@@ -114,8 +114,11 @@ def test_watch_without_a_name_finds_it_by_itself(probes: Probes, read: Read) -> 
     slow = watch(Limiter(key_func=get_remote_address))
     limiter.hit(ONE)
     slow.limiter.hit(ONE)
+    watch(slow, name="slow").limiter.hit(ONE, "another caller")
 
     assert outcomes(read, "limits") == {"allowed": 1}
+    assert outcomes(read, "limits#2") == {"allowed": 1}
+    assert outcomes(read, "slow") == {"allowed": 1}
 
 
 @pytest.fixture
@@ -233,12 +236,13 @@ async def test_every_hook_comes_out_again(attach: Callable[..., Probes], read: R
     assert read(catalogue.LIMIT_DECISIONS) == {}
 
 
-def test_a_strategy_of_the_apps_own_counts_once(probes: Probes, read: Read) -> None:
+def test_a_strategy_of_the_apps_own_counts_once(attach: Callable[..., Probes], read: Read) -> None:
     """One that leaves the decision to its base class is not hooked twice."""
 
     class Own(strategies.FixedWindowRateLimiter):
         pass
 
+    attach()
     watch(Own(storage.MemoryStorage()), name="p").hit(ONE)
 
     assert outcomes(read) == {"allowed": 1}

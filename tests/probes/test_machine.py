@@ -131,9 +131,7 @@ def test_a_program_may_be_called_anything(root: Path) -> None:
     assert known(root)[catalogue.PROCESS_START] == 1000 + 500 / os.sysconf("SC_CLK_TCK")
 
 
-def test_no_limit_of_descriptors_is_no_number(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_limit_of_descriptors_is_no_number(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Infinity is not shown."""
     import resource
 

@@ -229,13 +229,14 @@ def test_an_adapter_that_fails_does_not_take_the_others_with_it(
         def fail(self, *_: Any) -> Any:
             raise RuntimeError
 
-        detach = found = read = on_loop = fail
+        detach = found = read = on_loop = watch = fail
 
     stub.kind = Broken
     importlib.import_module(library)
     fresh.attach(load(None, {}))
     fresh.meters.refresh()
     fresh.on_loop(loop)
+    fresh.watch(SimpleNamespace(), "thing")
     fresh.detach()
 
     assert fresh.meters.rows(catalogue.PROCESS_CPU)
@@ -297,6 +298,8 @@ class Thing:
 class Holder:
     """Somebody's object that has one."""
 
+    next: Holder
+
     def __init__(self) -> None:
         self.thing = Thing()
 
@@ -352,11 +355,14 @@ def test_attributes_and_the_apps_state_are_looked_into(module: Any) -> None:
     app = FastAPI()
     app.state.thing = Thing()
     module.app, module.holder = app, Holder()
+    module.holder.next = Holder()
+    module.holder.next.next = Holder()
     module.slotted, module.shy, module.plain = Slotted(), Shy(), {"thing": Thing()}
 
     assert set(_of_the_app(variables((Thing,)))) == {
         "an_app.thing",
         "an_app.holder.thing",
+        "an_app.holder.next.thing",
         "an_app.app.state.thing",
     }
 

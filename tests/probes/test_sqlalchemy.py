@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -14,11 +14,24 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import InvalidRequestError, OperationalError, ProgrammingError, SAWarning
+from sqlalchemy.exc import (
+    DisconnectionError,
+    InvalidRequestError,
+    OperationalError,
+    ProgrammingError,
+    SAWarning,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
-from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool import (
+    AssertionPool,
+    NullPool,
+    Pool,
+    QueuePool,
+    SingletonThreadPool,
+    StaticPool,
+)
 from starlette.testclient import TestClient
 
 from fastobs import _exchange, catalogue, watch
@@ -518,7 +531,11 @@ def test_a_request_sums_its_queries(url, observed, meters):
 
 
 def _class_dicts() -> list[Any]:
-    return [Pool.__dict__["connect"], SingletonThreadPool.__dict__["connect"], Engine.__dict__["raw_connection"]]
+    return [
+        Pool.__dict__["connect"],
+        SingletonThreadPool.__dict__["connect"],
+        Engine.__dict__["raw_connection"],
+    ]
 
 
 def test_every_hook_comes_out_again(engine, attach, read):
@@ -558,28 +575,93 @@ def _break(name: str) -> Any:
     return broken
 
 
-@pytest.mark.usefixtures("contained_errors")
-@pytest.mark.parametrize(
-    "broken", ["enter", "leave", "perf_counter", "Checkout", "CURRENT", "ACQUIRING"]
-)
-def test_an_error_of_ours_stays_ours(broken, engine, probes, read, monkeypatch):
-    """Queries go on, and the error is counted."""
-    from fastobs.probes import sqlalchemy as adapter
+def _broken(*_: Any, **__: Any) -> Any:
+    raise RuntimeError
 
-    with engine.connect() as connection:
-        connection.execute(text("SELECT 1"))
-    monkeypatch.setattr(adapter, broken, _break(broken))
+
+BREAKABLE = [
+    "ACQUIRING",
+    "CURRENT",
+    "Checkout.route",
+    "SQLAlchemy._account",
+    "Statements._done",
+    "enter",
+    "leave",
+    "perf_counter",
+]
+
+
+def _break(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    owner, _, attribute = f"fastobs.probes.sqlalchemy.{name}".rpartition(".")
+    broken = property(_broken) if attribute == "route" else _broken
+    monkeypatch.setattr(f"{owner}.{attribute}", broken)
+
+
+def _use(engine: Engine, within: Callable[[], None]) -> None:
+    """Everything that can be done with a connection; ``within`` while it is out."""
+    connection = engine.connect()
+    within()
+    assert connection.execute(text("SELECT 1")).scalar() == 1
+    with pytest.raises(OperationalError):
+        connection.execute(text("SELECT * FROM nowhere"))
+    connection.close()
+    forgotten = engine.raw_connection()
+    within()
+    del forgotten
+    gc.collect()
+
+
+@pytest.mark.usefixtures("contained_errors")
+@pytest.mark.parametrize("when", ["before", "within"])
+@pytest.mark.parametrize("name", BREAKABLE)
+def test_an_error_of_ours_stays_ours(name, when, engine, url, probes, read, monkeypatch):
+    """Queries go on, nothing is pending for ever, and the error is counted."""
+    if when == "before":
+        _break(monkeypatch, name)
     with request("/"):
-        for _ in range(2):
-            held = engine.connect()
-            assert held.execute(text("SELECT 1")).scalar() == 1
-            with pytest.raises(OperationalError):
-                held.execute(text("SELECT * FROM nowhere"))
-            held.close()
+        _use(engine, lambda: _break(monkeypatch, name))
         engine.dispose()
-        forgotten = engine.raw_connection()
-        del forgotten
-        gc.collect()
+        other = create_engine(url)
+        _use(other, lambda: None)
+        other.dispose()
     monkeypatch.undo()
 
-    assert read(catalogue.SELF_ERRORS)[("probes.sqlalchemy",)] > 0
+    assert set(read(catalogue.POOL_PENDING).values()) <= {0}
+    assert read(catalogue.SELF_ERRORS)["probes.sqlalchemy",] > 0
+
+
+def test_a_connection_that_the_app_refuses_is_opened_anew(engine, probes, read):
+    """Its own check at checkout: two connections were opened, for one caller who waited once."""
+    refusals = [DisconnectionError("stale")]
+
+    def refuse(*_: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+
+    event.listen(engine, "checkout", refuse)
+    engine.connect().close()
+
+    assert read(catalogue.POOL_CREATE) == {("shop",): 2}
+    assert read(catalogue.POOL_WAIT) == {("shop",): 1}
+    assert read(catalogue.POOL_USE) == {("shop",): 1}
+
+
+def test_what_is_left_of_an_engine_is_no_pool(url, probes, read):
+    """Somebody may keep its dialect; there is nothing to show."""
+    engine = create_engine(url, pool_logging_name="p")
+    dialect = watch(engine).dialect
+    del engine
+    gc.collect()
+
+    assert read(catalogue.POOL_COUNT) == {}
+    assert "SQLAlchemy" not in probes.status()
+    del dialect
+
+
+def test_a_statement_without_a_context_is_not_timed(engine, probes, read):
+    """Some dialects send one on their own account."""
+    with engine.connect() as connection:
+        cursor = connection.connection.cursor()
+        connection._cursor_execute(cursor, "SELECT 1", ())
+
+    assert read(catalogue.DB_DURATION) == {}

@@ -1,0 +1,194 @@
+"""Several workers of real servers, and one truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fastobs import catalogue
+from tests import parts
+
+pytestmark = pytest.mark.integration
+
+SERVERS = ["uvicorn", "gunicorn", "granian"]
+WORKERS = 4
+REQUESTS = 1000
+RECYCLED = 8
+"""Workers that are replaced; `make soak` does hundreds."""
+
+
+def numbers(server: parts.Server) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Everything that one scrape shows."""
+    body = parts.eventually(partial(_body, server), within=30)
+    assert body.count(f"# TYPE {catalogue.HTTP_DURATION.name} ") <= 1
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(body)
+        for sample in family.samples
+    }
+
+
+def _body(server: parts.Server) -> str:
+    """Nothing while the worker that was asked is being replaced."""
+    try:
+        return server.get("/metrics").body
+    except OSError:
+        return ""
+
+
+def total(server: parts.Server, name: str, **labels: str) -> float:
+    """The sum of a series over all labels but these."""
+    return sum(
+        value
+        for (found, has), value in numbers(server).items()
+        if found == name and labels.items() <= has
+    )
+
+
+def answered(server: parts.Server) -> float:
+    return total(server, f"{catalogue.HTTP_DURATION.name}_count", http_route="/items/{i}")
+
+
+def live(server: parts.Server) -> float:
+    return total(server, catalogue.WORKERS.name, state="live")
+
+
+def ask(server: parts.Server, number: int) -> int:
+    pid: int = json.loads(server.get(f"/items/{number}").body)["pid"]
+    return pid
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[parts.Server]:
+    """Four workers."""
+    with serve(request.param, tmp_path) as running:
+        parts.eventually(lambda: live(running) == WORKERS, within=60)
+        yield running
+
+
+def serve(name: Any, directory: Path, *options: str) -> Any:
+    return parts.serve(
+        "tests.integration.many:app",
+        server=name,
+        workers=WORKERS,
+        # granian replaces workers that were killed only when it is told to.
+        options=["--respawn-failed-workers"] if name == "granian" else options,
+        env={"MANY_FOLDER": str(directory)},
+    )
+
+
+def _is(ask: Callable[[str], set[str]], metric: str, expected: set[str]) -> bool:
+    return ask(metric) == expected
+
+
+def folder_of(server: parts.Server) -> Path:
+    """Where the workers share."""
+    line = server.get("/status").body
+    return Path(json.loads(line).split(" in ")[1].split("\n")[0])
+
+
+def test_every_scrape_totals_what_was_answered(server: parts.Server) -> None:
+    """Whichever worker is asked; during the load it never falls."""
+    seen: list[float] = []
+    done = threading.Event()
+
+    def scrape() -> None:
+        while not done.is_set():
+            seen.append(answered(server))
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    with ThreadPoolExecutor(8) as pool:
+        pids = set(pool.map(lambda number: ask(server, number), range(REQUESTS)))
+    done.set()
+    scraper.join()
+
+    assert len(pids) > 1
+    assert seen == sorted(seen)
+    assert [answered(server) for _ in range(20)] == [REQUESTS] * 20
+
+
+def test_each_worker_is_seen_in_what_only_it_can_measure(server: parts.Server) -> None:
+    """Process, probes and the users' own metrics, with the slot as the label."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: ask(server, number), range(200)))
+
+    def workers(metric: str) -> set[str]:
+        return {dict(labels)["worker"] for (name, labels) in numbers(server) if name == metric}
+
+    slots = {str(number) for number in range(WORKERS)}
+    for metric in (catalogue.PROCESS_RSS.name, catalogue.TASKS.name, "last_pid"):
+        parts.eventually(partial(_is, workers, metric, slots), within=30)
+    parts.eventually(lambda: total(server, "orders_total") == 200, within=30)
+    assert total(server, catalogue.BUILD_INFO.name) == 1
+    assert total(server, catalogue.WORKER_STARTS.name) == WORKERS
+
+
+def test_a_killed_worker_takes_its_gauges_and_leaves_its_counters(
+    server: parts.Server, tmp_path: Path
+) -> None:
+    """SIGKILL, with five requests in flight."""
+    for number in range(50):
+        ask(server, number)
+    with ThreadPoolExecutor(5) as pool:
+        stuck = [pool.submit(server.get, f"/stuck/{number}") for number in range(5)]
+        parts.eventually(lambda: total(server, catalogue.HTTP_ACTIVE.name) == 5, within=30)
+        before = answered(server)
+        parts.eventually(lambda: len(list(tmp_path.glob("[0-4]"))) == 5, within=30)
+
+        for pid in {int(path.read_text()) for path in tmp_path.glob("[0-4]")}:
+            os.kill(pid, signal.SIGKILL)
+        for one in stuck:
+            assert one.exception(timeout=30) is not None
+
+    parts.eventually(lambda: total(server, catalogue.HTTP_ACTIVE.name) == 0, within=60)
+    assert answered(server) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("uvicorn", "--limit-max-requests"), ("gunicorn", "--max-requests")]
+)
+def test_recycled_workers_lose_nothing_and_leave_nothing(
+    name: Any, option: str, tmp_path: Path
+) -> None:
+    """The count stays exact, and files are bounded by the workers of one time."""
+    with serve(name, tmp_path, option, "40") as server:
+        parts.eventually(lambda: live(server) == WORKERS, within=60)
+        folder = folder_of(server)
+        counted = 0
+        while total(server, catalogue.WORKER_STARTS.name) < WORKERS + RECYCLED:
+            counted += _until_answered(server, counted)
+
+        assert answered(server) == counted
+        assert len(list(folder.glob("*.lock"))) <= 2 * WORKERS
+
+
+def _until_answered(server: parts.Server, number: int) -> int:
+    """A worker that is being recycled may refuse a connection; that is no answer."""
+    try:
+        ask(server, number)
+    except OSError:
+        return 0
+    return 1
+
+
+def test_two_services_under_one_shell_are_strangers(tmp_path: Path) -> None:
+    """They share a parent, but it is no server of theirs."""
+    with (
+        parts.serve("tests.integration.many:app", env={"MANY_FOLDER": str(tmp_path)}) as one,
+        parts.serve("tests.integration.many:app", env={"MANY_FOLDER": str(tmp_path)}) as two,
+    ):
+        ask(one, 1)
+
+        assert (answered(one), answered(two)) == (1, 0)
+        assert "alone" in one.get("/status").body
