@@ -76,9 +76,14 @@ async def test_a_section_decorates_what_is_called_and_what_is_awaited(
 
 def test_an_exception_passes_through(exchange: Exchange, clock: Clock) -> None:
     """And the section has ended."""
-    with pytest.raises(KeyError), section("render"):
+
+    @section("render")
+    def render() -> None:
         clock.now += 1
         raise KeyError
+
+    with pytest.raises(KeyError):
+        render()
     clock.now += 5
     settle(exchange, clock.now)
 

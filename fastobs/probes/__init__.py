@@ -56,6 +56,10 @@ ADAPTERS = (
 )
 
 
+LOOKS = 100
+"""How often a probe may have the variables searched; who makes more objects makes them from data."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kit:
     """What a probe gets to work with."""
@@ -124,7 +128,7 @@ class Probes:
         self._off: set[str] = set()
         self._settings: Settings | None = None
         self._arrivals = Arrivals(self._arrived)
-        self._searched = 0
+        self._searched = self._looks = 0
         self._lock = threading.RLock()
 
     def attach(self, settings: Settings) -> None:
@@ -260,9 +264,15 @@ class Probes:
         with self._lock:
             if row not in self._probes:
                 names = self._names.setdefault(row.family, Names())
-                kit = Kit(meters=self.meters, names=names, look=self.discover)
+                kit = Kit(meters=self.meters, names=names, look=self._look)
                 self._probes[row] = import_module(row.module, __package__).probe(kit)
             return self._probes[row]
+
+    def _look(self) -> None:
+        # It takes milliseconds, and a request waits for it: not for ever new objects.
+        if self._looks < LOOKS:
+            self._looks += 1
+            self.discover()
 
     def _arrived(self, library: str) -> None:
         with contained("probes"), self._lock:

@@ -6,7 +6,6 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -100,14 +99,22 @@ def _source(module: ModuleType) -> str:
 
 def _own(module_name: str) -> bool:
     """Whether a module is the app's: neither the standard library's nor installed, nor ours."""
-    if module_name.partition(".")[0] == "fastobs":
+    # Asked for every module there is: what was found out is kept.
+    known = _owned.get(module_name)
+    if known is None:
+        module = sys.modules.get(module_name)
+        if module is None:
+            return False
+        known = _owned[module_name] = _is_own(module_name, getattr(module, "__file__", None))
+    return known
+
+
+_owned: dict[str, bool] = {}
+
+
+def _is_own(module_name: str, file: object) -> bool:
+    if not isinstance(file, str) or module_name.partition(".")[0] == "fastobs":
         return False
-    file = getattr(sys.modules.get(module_name), "__file__", None)
-    return isinstance(file, str) and _own_file(file)
-
-
-@cache
-def _own_file(file: str) -> bool:
     parts = Path(file).parts
     if "site-packages" in parts or "dist-packages" in parts:
         return False

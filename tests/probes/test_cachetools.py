@@ -151,8 +151,8 @@ def test_clearing_an_old_kind_of_cache_evicts_nothing(probes: Probes, read: Read
 
 def test_sizes_of_entries_are_no_number_of_entries(probes: Probes, read: Read) -> None:
     """A limit in bytes, or none at all, is not shown as one."""
-    weighed = watch(LRUCache(1000, getsizeof=len), name="bytes")
-    endless = watch(LRUCache(float("inf")), name="endless")
+    weighed: Any = watch(LRUCache(1000, getsizeof=len), name="bytes")
+    endless: Any = watch(LRUCache(float("inf")), name="endless")
     endless["a"] = 1
 
     assert read(catalogue.CACHE_MAX) == {}
@@ -165,7 +165,9 @@ def test_sizes_of_entries_are_no_number_of_entries(probes: Probes, read: Read) -
 def test_a_cached_function_is_counted(lock: Any, info: bool, probes: Probes, read: Read) -> None:
     """With or without a lock, which makes cachetools look twice, and whether or not it counts itself."""
 
-    @cachetools.cached(LRUCache(2), lock=lock, info=info)
+    cached: Any = cachetools.cached
+
+    @cached(LRUCache(2), lock=lock, info=info)
     def double(number: int) -> int:
         return 2 * number
 
@@ -179,7 +181,9 @@ def test_a_cached_function_is_counted(lock: Any, info: bool, probes: Probes, rea
 def test_a_function_over_a_plain_mapping_counts_itself(probes: Probes, read: Read) -> None:
     """If it was told to. Clearing it does not take back what was counted."""
 
-    @cachetools.cached({}, info=True)
+    cached: Any = cachetools.cached
+
+    @cached({}, info=True)
     def double(number: int) -> int:
         return 2 * number
 
@@ -209,7 +213,7 @@ def test_status_says_what_to_write(probes: Probes, read: Read) -> None:
 
     watch(double, name="doubles")
     final = watch(Final(2), name="final")
-    good = watch(LRUCache(2), name="good")
+    good: Any = watch(LRUCache(2), name="good")
 
     status = probes.status()
     assert "  good: cachetools LRUCache" in status
@@ -261,7 +265,7 @@ def test_what_was_handed_over_before_an_app_is_counted_once_there_is_one(
 
 def test_a_cache_that_is_gone_is_not_shown(probes: Probes, read: Read) -> None:
     """Watching keeps nothing alive."""
-    cache = watch(LRUCache(2), name="c")
+    cache: Any = watch(LRUCache(2), name="c")
     assert read(catalogue.CACHE_MAX) == {("c",): 2}
     del cache
     gc.collect()

@@ -24,12 +24,12 @@ from fastobs.probes import limits as adapter
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 ONE = parse("1/minute")
-SYNC = [
+SYNC: list[Any] = [
     strategies.FixedWindowRateLimiter,
     strategies.MovingWindowRateLimiter,
     strategies.SlidingWindowCounterRateLimiter,
 ]
-ASYNC = [
+ASYNC: list[Any] = [
     aio.FixedWindowRateLimiter,
     aio.MovingWindowRateLimiter,
     aio.SlidingWindowCounterRateLimiter,

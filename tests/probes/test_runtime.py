@@ -22,6 +22,7 @@ from fastobs import catalogue
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.probes import Probes, runtime
+from tests.probes.waiting import until
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 
@@ -34,8 +35,7 @@ def lag(meters: Meters) -> Histogram:
 
 async def beaten(meters: Meters, times: int) -> None:
     """As long as it takes the loop to beat so often."""
-    while lag(meters).count < times:
-        await asyncio.sleep(0)
+    await until(lambda: lag(meters).count >= times)
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
@@ -92,8 +92,7 @@ def test_beats_end_with_the_last_app(attach: Callable[..., Probes], meters: Mete
         await beaten(meters, 1)
         probes.detach()
         count = lag(meters).count
-        while loop._scheduled:  # type: ignore[attr-defined]
-            await asyncio.sleep(0)
+        await until(lambda: not loop._scheduled)  # type: ignore[attr-defined]
         assert lag(meters).count == count
 
     asyncio.run(main())
@@ -111,8 +110,7 @@ def test_a_beat_that_fails_is_ours(
         loop.set_exception_handler(lambda _, context: pytest.fail(str(context)))
         probes.on_loop(loop)
         monkeypatch.setattr(Histogram, "observe", lambda *_: 1 / 0)
-        while loop._scheduled:  # type: ignore[attr-defined]
-            await asyncio.sleep(0)
+        await until(lambda: not loop._scheduled)  # type: ignore[attr-defined]
 
     asyncio.run(main())
     monkeypatch.undo()
@@ -130,11 +128,11 @@ def test_threads_of_def_endpoints_are_counted(
         probes.on_loop(asyncio.get_running_loop())
         current_default_thread_limiter().total_tokens = 2
         release = threading.Event()
+        run: Any = anyio.to_thread.run_sync
         async with anyio.create_task_group() as group:
             for _ in range(3):
-                group.start_soon(anyio.to_thread.run_sync, release.wait)
-            while not read(catalogue.THREADS_PENDING)[()]:
-                await asyncio.sleep(0)
+                group.start_soon(run, release.wait)
+            await until(lambda: read(catalogue.THREADS_PENDING)[()])
             busy = await asyncio.to_thread(read, catalogue.THREADS)
             tasks = read(catalogue.TASKS)
             release.set()

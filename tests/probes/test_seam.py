@@ -144,7 +144,7 @@ class Stub(Probe):
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch, library: str) -> Iterator[Any]:
+def stub(monkeypatch: pytest.MonkeyPatch, library: str) -> Any:
     """Puts an adapter for the new library into the table."""
     module: Any = ModuleType("fastobs.probes.stub")
     module.made = []
@@ -158,7 +158,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, library: str) -> Iterator[Any]:
     monkeypatch.setitem(sys.modules, "fastobs.probes.stub", module)
     row = Adapter(library, "caches", ".stub", "a stub")
     monkeypatch.setattr(seam, "ADAPTERS", (*ADAPTERS, row))
-    yield module
+    return module
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_an_adapter_that_fails_does_not_take_the_others_with_it(
         def fail(self, *_: Any) -> Any:
             raise RuntimeError
 
-        detach = found = read = on_loop = watch = fail
+        detach = found = read = on_loop = watch = fail  # type: ignore[assignment]
 
     stub.kind = Broken
     importlib.import_module(library)
@@ -256,6 +256,18 @@ def test_what_was_imported_since_is_looked_at_before_the_next_answer(
     fresh.meters.refresh()
 
     assert "later.thing" in stub.made[0].calls
+
+
+def test_ever_new_objects_are_not_searched_for_for_ever(
+    fresh: Probes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine per request would have each request search all variables."""
+    searches: list[int] = []
+    monkeypatch.setattr(fresh, "discover", lambda: searches.append(1))
+    for _ in range(seam.LOOKS + 5):
+        fresh._look()
+
+    assert len(searches) == seam.LOOKS
 
 
 def test_watch_names_what_it_knows_when_it_is_given_something_else() -> None:
@@ -314,7 +326,7 @@ class Slotted:
 class Shy:
     """A proxy that fails when it is asked anything, like those of Werkzeug outside of a request."""
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         raise RuntimeError
 

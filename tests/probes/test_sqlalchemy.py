@@ -272,7 +272,8 @@ def test_opening_a_connection_is_not_waiting(engine, probes):
 
 def test_a_creator_of_the_apps_own_gives_no_waits(probes, read):
     """It opens connections unseen; rather than a wrong wait there is none for such a checkout."""
-    pool = QueuePool(lambda: sqlite3.connect(":memory:"), logging_name="p")
+    creator: Any = lambda: sqlite3.connect(":memory:")  # noqa: E731
+    pool = QueuePool(creator, logging_name="p")
     pool.connect().close()
     first = read(catalogue.POOL_WAIT)
     pool.connect().close()
@@ -557,8 +558,12 @@ def test_every_hook_comes_out_again(engine, attach, read):
 def test_a_hook_that_somebody_else_wrapped_becomes_harmless(engine, attach, read, monkeypatch):
     """It cannot be taken out; it calls the original and does nothing else."""
     probes = attach()
-    ours = Pool.connect
-    monkeypatch.setattr(Pool, "connect", lambda pool: ours(pool))
+    ours: Any = Pool.connect
+
+    def theirs(pool: Any) -> Any:
+        return ours(pool)
+
+    monkeypatch.setattr(Pool, "connect", theirs)
 
     probes.detach()
     engine.connect().close()
@@ -566,13 +571,6 @@ def test_a_hook_that_somebody_else_wrapped_becomes_harmless(engine, attach, read
     assert read(catalogue.POOL_WAIT) == {}
     monkeypatch.undo()
     monkeypatch.setattr(Pool, "connect", ours.__wrapped__)
-
-
-def _break(name: str) -> Any:
-    def broken(*_: Any, **__: Any) -> Any:
-        raise RuntimeError(name)
-
-    return broken
 
 
 def _broken(*_: Any, **__: Any) -> Any:

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from fastobs import catalogue
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
+from tests.probes.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
@@ -141,8 +142,7 @@ async def test_a_query_that_is_cancelled_is_timed(
             await connection.execute(text("SELECT pg_sleep(30)"))
 
     task = asyncio.create_task(query())
-    while not read(catalogue.DB_DURATION).get(("postgresql", "SELECT", "")):
-        await asyncio.sleep(0)
+    await until(lambda: read(catalogue.DB_DURATION).get(("postgresql", "SELECT", "")))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
