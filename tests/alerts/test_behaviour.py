@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,7 +74,8 @@ def changed() -> Iterator[tuple[str, float, Thresholds]]:
             if isinstance(value, Pair):
                 for part in ("target", "critical"):
                     other = replace(value, **{part: getattr(value, part) * factor})
-                    yield f"{field.name}.{part}", factor, replace(THRESHOLDS, **{field.name: other})
+                    pair: dict[str, Any] = {field.name: other}
+                    yield f"{field.name}.{part}", factor, replace(THRESHOLDS, **pair)
             else:
                 yield field.name, factor, replace(THRESHOLDS, **{field.name: value * factor})
 

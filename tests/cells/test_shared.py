@@ -197,9 +197,9 @@ def test_exemplars_of_all_workers_are_shown_the_latest_of_each_bucket(
         row.remember(0.02, number, number)
 
     view = three.meters.view()
-    (row,) = three.meters.rows(catalogue.HTTP_DURATION)
+    (seen,) = three.meters.rows(catalogue.HTTP_DURATION)
 
-    (found,) = exemplars_of(row, view).values()
+    (found,) = exemplars_of(seen, view).values()
     assert found.trace_id == f"{2:032x}"
     assert f'trace_id="{2:032x}"' in render(three.meters, openmetrics=True)
 

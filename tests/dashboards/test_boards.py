@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 from dataclasses import astuple
 from itertools import chain, combinations
 from pathlib import Path
@@ -101,7 +102,10 @@ def test_job_and_instance_can_be_chosen(board, name):
 def test_variables_ask_for_our_series(board):
     """A variable's values come from a series of the catalogue or of our rules."""
     queries = [each["definition"] for each in variables(board).values() if "definition" in each]
-    names = [re.match(r"label_values\((.*), \w+\)$", text)[1] for text in queries]
+    names = [
+        found[1] for text in queries if (found := re.match(r"label_values\((.*), \w+\)$", text))
+    ]
+    assert len(names) == len(queries)
 
     assert names
     assert all(known(name) for text in names for name, _ in selectors(text))
@@ -146,7 +150,7 @@ def test_panels_do_not_overlap(board):
 @board
 def test_lines_of_panels_are_full(board):
     """No line ends before the 24th column: a hole looks like a panel that failed to load."""
-    lines = {}
+    lines: dict[int, int] = {}
     for panel in board["panels"]:
         place = panel["gridPos"]
         lines[place["y"]] = lines.get(place["y"], 0) + place["w"]
@@ -278,7 +282,8 @@ def test_exemplars_are_asked_of_request_durations(panel, target):
 
 def test_every_series_is_shown():
     """No series of the catalogue is paid for and never looked at."""
-    shown = {metric_of(name) for query in QUERIES for name, _ in selectors(query.values[1]["expr"])}
+    targets: list[Any] = [query.values[1] for query in QUERIES]
+    shown = {metric_of(name) for target in targets for name, _ in selectors(target["expr"])}
 
     assert set(CATALOGUE) - shown == set()
 

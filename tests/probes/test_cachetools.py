@@ -180,7 +180,6 @@ def test_a_cached_function_is_counted(lock: Any, info: bool, probes: Probes, rea
 
 def test_a_function_over_a_plain_mapping_counts_itself(probes: Probes, read: Read) -> None:
     """If it was told to. Clearing it does not take back what was counted."""
-
     cached: Any = cachetools.cached
 
     @cached({}, info=True)
@@ -212,7 +211,7 @@ def test_status_says_what_to_write(probes: Probes, read: Read) -> None:
             raise TypeError
 
     watch(double, name="doubles")
-    final = watch(Final(2), name="final")
+    final: Any = watch(Final(2), name="final")
     good: Any = watch(LRUCache(2), name="good")
 
     status = probes.status()
