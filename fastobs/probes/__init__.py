@@ -134,10 +134,12 @@ class Probes:
     def attach(self, settings: Settings) -> None:
         """Attach to the libraries that are there, and be ready for those that come later."""
         with self._lock:
+            off = {row.family for row in ADAPTERS if getattr(settings, row.family) is None}
+            # Of several apps one is enough to have a family watched.
+            self._off = off if self._settings is None else self._off & off
             self._settings = settings
-            self._off = {row.family for row in ADAPTERS if getattr(settings, row.family) is None}
             for row in ADAPTERS:
-                if row.family in self._off:
+                if row.family in off:
                     continue
                 if row.library in sys.modules:
                     self._start(row)
@@ -155,6 +157,7 @@ class Probes:
                 with contained(f"probes{row.module}"):
                     probe.detach()
             self._attached.clear()
+            self._settings = None
 
     def watch(self, obj: Any, name: str | None) -> None:
         """Have an object watched, before or after an app is instrumented.

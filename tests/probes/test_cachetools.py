@@ -193,8 +193,7 @@ def test_a_function_over_a_plain_mapping_counts_itself(probes: Probes, read: Rea
     double.cache_clear()
     double(1)
 
-    assert before == (1, 2, 0)
-    assert counts(read) == (1, 3, 0)
+    assert (before, counts(read)) == ((1, 2, 0), (1, 3, 0))
     assert read(catalogue.CACHE_ENTRIES) == {("c",): 1}
     assert read(catalogue.CACHE_MAX) == {}
 

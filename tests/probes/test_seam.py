@@ -201,6 +201,19 @@ def test_a_family_that_is_switched_off_has_no_adapters(
     assert "caches\n  switched off by caches=None" in fresh.status()
 
 
+def test_of_several_apps_one_is_enough(stub: Any, fresh: Probes, library: str) -> None:
+    """What the other one has switched off is still watched; after both are gone all begins anew."""
+    importlib.import_module(library)
+    fresh.attach(load(None, {}))
+    fresh.attach(load(None, {"caches": None}))
+    both = fresh.status()
+    fresh.detach()
+    fresh.attach(load(None, {"caches": None}))
+
+    assert "switched off" not in both
+    assert "switched off by caches=None" in fresh.status()
+
+
 @pytest.mark.usefixtures("contained_errors")
 def test_a_library_that_an_adapter_does_not_understand_is_left_alone(
     stub: Any, fresh: Probes, library: str
@@ -369,6 +382,7 @@ def test_attributes_and_the_apps_state_are_looked_into(module: Any) -> None:
     module.app, module.holder = app, Holder()
     module.holder.next = Holder()
     module.holder.next.next = Holder()
+    module.orphan = type("Orphan", (), {"__module__": "gone"})()
     module.slotted, module.shy, module.plain = Slotted(), Shy(), {"thing": Thing()}
 
     assert set(_of_the_app(variables((Thing,)))) == {
