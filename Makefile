@@ -11,7 +11,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test bench lint clean parts check
+.PHONY: help demo test bench soak lint clean parts check
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ test: parts lint check ## Run every check and every test, on real servers
 
 bench: $(READY) ## Measure what fastobs costs
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.workers
+
+soak: $(READY) ## Kill, recycle and reload workers under load for half an hour, and count
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check

@@ -1,0 +1,155 @@
+"""`make soak`: load on several workers that are killed, recycled and reloaded, and the count is exact.
+
+Not a test that pytest collects: it takes half an hour. Ends with 0 if every request that was answered
+was counted, if none was counted that was never sent, and if memory and files stayed flat.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fastobs import catalogue
+from tests import parts
+from tests.integration.test_workers import WORKERS, answered, folder_of, live, numbers, serve
+
+console = Console(highlight=False)
+OPTIONS = {"uvicorn": ["--limit-max-requests", "3000"], "gunicorn": ["--max-requests", "3000"]}
+
+
+@dataclass
+class Load:
+    """What the clients saw."""
+
+    answered: int = 0
+    cut: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, server: parts.Server) -> None:
+        number = 0
+        while not self.stop.is_set():
+            number += 1
+            try:
+                answer = server.get(f"/items/{number}")
+            except (OSError, HTTPException) as error:
+                with self.lock:
+                    self.cut.append(f"{time.strftime('%X')} {error!r}")
+            else:
+                assert answer.status == 200
+                with self.lock:
+                    self.answered += 1
+
+
+@dataclass
+class Seen:
+    """What the scrapes showed."""
+
+    counts: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+
+    def scrape(self, server: parts.Server, folder: Path) -> None:
+        found = numbers(server)
+        count = f"{catalogue.HTTP_DURATION.name}_count"
+        rss = catalogue.PROCESS_RSS.name
+        self.counts.append(
+            sum(v for (name, labels), v in found.items() if name == count and ("http_route", "/items/{i}") in labels)
+        )
+        self.memory.append(max((v for (name, _), v in found.items() if name == rss), default=0.0))
+        self.files.append(len(list(folder.iterdir())))
+
+
+def main(
+    *,
+    minutes: float = 30.0,
+    server: str = "uvicorn",
+    clients: int = 4,
+    seed: Annotated[int, typer.Option(help="Of what is done to the workers.")] = 1,
+) -> None:
+    """Load, kill, recycle, reload, scrape; then count."""
+    chance = random.Random(seed)
+    load, seen = Load(), Seen()
+    options = OPTIONS[server]
+    chosen: Any = server
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        serve(chosen, Path(directory), *options) as running,
+    ):
+        parts.eventually(lambda: live(running) == WORKERS, within=60)
+        folder = folder_of(running)
+        threads = [threading.Thread(target=load.run, args=(running,)) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + minutes * 60
+        kills = reloads = 0
+        while time.monotonic() < end:
+            # The pace of the misfortunes, not a wait for something.
+            load.stop.wait(chance.uniform(1, 5))
+            if chance.random() < 0.3:
+                kills += _kill(folder, chance)
+            elif server == "gunicorn" and chance.random() < 0.1:
+                os.kill(running.server.pid, signal.SIGHUP)
+                reloads += 1
+            seen.scrape(running, folder)
+        load.stop.set()
+        for thread in threads:
+            thread.join()
+        parts.eventually(lambda: live(running) >= WORKERS, within=60)
+        counted = answered(running)
+        seen.scrape(running, folder)
+    _report(load, seen, counted, kills, reloads)
+
+
+def _kill(folder: Path, chance: random.Random) -> int:
+    pids = [int(path.read_text()) for path in folder.glob("*.lock")]
+    pid = chance.choice(pids)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return 0
+    return 1
+
+
+def _report(load: Load, seen: Seen, counted: float, kills: int, reloads: int) -> None:
+    for line in load.cut:
+        console.print(f"cut: {line}")
+    console.print(
+        f"{load.answered} answered, {len(load.cut)} cut, {counted:.0f} counted; {kills} killed, "
+        f"{reloads} reloads, {len(seen.counts)} scrapes."
+    )
+    half = len(seen.memory) // 2
+    early, late = max(seen.memory[: half or 1]), max(seen.memory[half:])
+    console.print(f"Largest worker: {early / 1e6:.0f} MB early, {late / 1e6:.0f} MB late.")
+    console.print(f"Files: {seen.files[0]} first, {max(seen.files)} at most.")
+    faults = [
+        name
+        for name, wrong in {
+            "requests were lost": counted < load.answered,
+            "requests were made up": counted > load.answered + len(load.cut),
+            "a scrape fell": seen.counts != sorted(seen.counts),
+            "memory grew": late > early * 1.2,
+            # Per slot: cells, exemplars, lock, users; one generation may overlap the next.
+            "files grew": max(seen.files) > 1 + 4 * 2 * WORKERS,
+        }.items()
+        if wrong
+    ]
+    for fault in faults:
+        console.print(f"FAULT: {fault}.")
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)
