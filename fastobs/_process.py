@@ -38,6 +38,7 @@ class Process:
             self.meters.counter(catalogue.SELF_ERRORS, component)
         for source in ("limiter", "app", "middleware", "upstream"):
             self.meters.counter(catalogue.LIMIT_REJECTED, "", source)
+        self.meters.gauge(catalogue.HTTP_WEBSOCKETS).set(0.0)
         self.meters.gauge(
             catalogue.BUILD_INFO,
             __version__,

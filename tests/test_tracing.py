@@ -46,7 +46,7 @@ async def main():
     return [(await call(app, "/items/7")).headers["x-trace-id"] for _ in range(int(sys.argv[2]))]
 
 ids = asyncio.run(main())
-print(json.dumps({"ids": ids, "provider": type(trace.get_tracer_provider()).__name__}))
+print("RESULT", json.dumps({"ids": ids, "provider": type(trace.get_tracer_provider()).__name__}))
 """
 
 
@@ -63,8 +63,11 @@ def run(
         timeout=25,
         check=True,
     )
-    *lines, last = done.stdout.strip().splitlines()
-    return json.loads(last), lines + done.stderr.splitlines()
+    lines = done.stdout.splitlines()
+    # What is left is exported when the process ends, so behind the result.
+    (result,) = [line for line in lines if line.startswith("RESULT ")]
+    lines.remove(result)
+    return json.loads(result.removeprefix("RESULT ")), lines + done.stderr.splitlines()
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_promtool_finds_nothing_wrong_with_a_live_exposition(watched: Watched) -
 
     done = subprocess.run(
         [parts.find("promtool"), "check", "metrics"],
-        input=body,
+        input=body.encode(),
         capture_output=True,
         check=False,
     )
