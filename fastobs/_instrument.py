@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from . import _tracing, catalogue
 from ._endpoint import metrics_page
-from ._exchange import Signal
+from ._exchange import Finish, Signal
 from ._middleware import Middleware
 from ._process import Process, process
 from ._routes import Routes, declared
@@ -77,6 +77,7 @@ class Handle:
             return Middleware(
                 stack,
                 signals=list(self._signals(stack)),
+                ends=list(self._ends()),
                 routes=routes,
                 pages={path: page for path, (page, _) in pages.items()},
                 excluded=() if settings.metrics is None else settings.metrics.exclude,
@@ -130,23 +131,12 @@ class Handle:
                 _tracing.spare_probe(self._app)
 
     def _signals(self, stack: ASGIApp) -> Iterator[Signal]:
-        """Who is told about an exchange. The first is told last of its end, so it knows the most."""
-        from .signals.metrics import http
-
+        """Who is told of an exchange's beginning. The first is told last of its end."""
         settings, meters = self.settings, self._process.meters
-        if settings.slow is not None:
-            from .signals.slow import slow_requests
-
-            yield slow_requests(settings.slow, meters, self._process.lines.put)
         if settings.metrics is not None:
-            from .signals.parts import breakdown
+            from .signals.metrics import http
 
-            yield breakdown(meters)
             yield http(meters)
-        if settings.limits is not None:
-            from .signals.limits import rejections
-
-            yield rejections(meters)
         if settings.runtime is not None:
             from .signals.loops import loops
 
@@ -165,6 +155,22 @@ class Handle:
                 store=Folder(settings.profiles),
                 service=identify(settings.service, self._app).name,
             )
+
+    def _ends(self) -> Iterator[Finish]:
+        """Who is told of its end only; the last one knows the most."""
+        settings, meters = self.settings, self._process.meters
+        if settings.metrics is not None:
+            from .signals.parts import breakdown
+
+            yield breakdown(meters)
+        if settings.limits is not None:
+            from .signals.limits import rejections
+
+            yield rejections(meters)
+        if settings.slow is not None:
+            from .signals.slow import slow_requests
+
+            yield slow_requests(settings.slow, meters, self._process.lines.put)
 
     def _access(self, profiles: Profiles) -> Access:
         from .profiling.access import Access

@@ -28,8 +28,9 @@ class Middleware:
 
     Args:
         app: The application's whole middleware stack.
-        signals: Who is told about each exchange; the last one told of the beginning is the first
-            told of the end.
+        signals: Who is told about the beginning of each exchange, and answers with what is told
+            of its end; the last one told of the beginning is the first told of the end.
+        ends: Told of the end only, after the signals.
         routes: Knows the template of a request's route.
         pages: What we answer ourselves, by path; each also answers below its path.
         excluded: Paths that are passed on unseen; with a final ``*``, everything that begins so.
@@ -43,6 +44,7 @@ class Middleware:
         app: ASGIApp,
         *,
         signals: Sequence[Signal],
+        ends: Sequence[Finish] = (),
         routes: Routes,
         pages: Mapping[str, ASGIApp],
         excluded: Sequence[str],
@@ -51,8 +53,10 @@ class Middleware:
         clock: Clock = perf_counter,
     ) -> None:
         self.app = app
-        self._signals = tuple(signals)
-        self._routes = routes
+        self.signals = tuple(signals)
+        self.ends = tuple(ends)
+        self.routes = routes
+        self.clock = clock
         self._pages = dict(pages)
         self._excluded = frozenset(path for path in excluded if not path.endswith("*"))
         self._excluded_prefixes = tuple(path[:-1] for path in excluded if path.endswith("*"))
@@ -61,7 +65,6 @@ class Middleware:
         self._sockets = sockets
         self._at_start = started
         self._started: Callable[[], None] | None = started
-        self._clock = clock
         _all.add(self)
 
     def begin_anew(self) -> None:
@@ -77,32 +80,30 @@ class Middleware:
             path = path.removeprefix(root)
         if path.startswith(self._special) and (page := self._page(path)) is not None:
             await page(scope, receive, send)
-        elif path in self._excluded or "fastobs" in scope or self._starts_excluded(path):
+            return
+        if path in self._excluded or "fastobs" in scope or self._starts_excluded(path):
             # "fastobs" in scope: an instrumented app mounted in one is seen by the outer one.
             await self.app(scope, receive, send)
-        else:
-            await self._observe(scope, receive, send)
-
-    async def _observe(self, scope: Scope, receive: Receive, send: Send) -> None:
+            return
         if self._started is not None:
             self._start()
-        clock = self._clock
-        exchange = Exchange(scope, self._routes, clock())
-        scope["fastobs"] = exchange
-        passage = Passage(exchange, receive, send, clock)
-        token = CURRENT.set(exchange)
+        passage = Passage(scope, receive, send, self)
+        scope["fastobs"] = passage
+        token = CURRENT.set(passage)
         try:
-            passage.begin(self._signals)
+            passage.begin(self.signals)
             await self.app(scope, passage.receive, passage.send)
         except BaseException as error:
             passage.failed(error)
             raise
         finally:
-            passage.returned()
-            for leave in exchange.leaving:
-                with contained("request"):
-                    leave()
+            if not passage.closed:
+                passage.returned()
             CURRENT.reset(token)
+            # The exchange knows its scope: left like this, every request would wait for the
+            # garbage collector, which costs more than all the rest of this module.
+            del scope["fastobs"]
+            passage.leave()
 
     def _page(self, path: str) -> ASGIApp | None:
         for own, page in self._pages.items():
@@ -146,43 +147,41 @@ class Middleware:
         await self.app(scope, receive, tell)
 
 
-class Passage:
-    """One exchange on its way through the middleware: what passes by is counted, nothing is changed.
+class Passage(Exchange):
+    """An exchange on its way through the middleware: what passes by is counted, nothing is changed.
 
     ``send`` and ``receive`` are what the app gets instead of the server's. The exchange is closed by
-    whatever comes first: the last byte, an exception, or the app's return.
+    whatever comes first: the last byte, an exception, or the app's return. Written for few calls and
+    few objects: those are what a request pays for, not the statements.
     """
 
-    __slots__ = ("_clock", "_finishers", "_receive", "_send", "_trailers", "exchange")
+    __slots__ = ("_finishers", "_middleware", "_receive", "_send", "_trailers")
 
-    def __init__(self, exchange: Exchange, receive: Receive, send: Send, clock: Clock) -> None:
-        self.exchange = exchange
+    def __init__(self, scope: Scope, receive: Receive, send: Send, middleware: Middleware) -> None:
+        super().__init__(scope, middleware.routes, middleware.clock())
         self._receive = receive
         self._send = send
-        self._clock = clock
+        self._middleware = middleware
         self._trailers = False
         self._finishers: list[Finish] = []
 
     def begin(self, signals: tuple[Signal, ...]) -> None:
-        exchange = self.exchange
-        finishers = self._finishers
         for signal in signals:
             try:
-                finish = signal(exchange)
+                finish = signal(self)
             except Exception as error:
                 contain(_name(signal), error)
             else:
                 if finish is not None:
-                    finishers.append(finish)
+                    self._finishers.append(finish)
 
     async def receive(self) -> Message:
         message = await self._receive()
-        exchange = self.exchange
-        if not exchange.closed:
+        if not self.closed:
             if message["type"] == "http.request":
-                exchange.request_bytes += len(message.get("body", b""))
+                self.request_bytes += len(message.get("body", b""))
             elif message["type"] == "http.disconnect":
-                exchange.disconnected = True
+                self.disconnected = True
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -190,86 +189,95 @@ class Passage:
         if message["type"] != "http.response.start":
             return self._forward(message)
         try:
-            self._start(message)
+            status = self.status = message["status"]
+            self._trailers = message.get("trailers", False)
+            if self.headers:
+                # A new list: an app may answer twice with the same one.
+                message["headers"] = [*message.get("headers", ()), *self.headers]
+            if status >= 500:
+                self._note_exception()
         except Exception as error:
             contain("request", error)
         return self._send(message)
 
-    def _start(self, message: Message) -> None:
-        exchange = self.exchange
-        status = exchange.status = message["status"]
-        self._trailers = message.get("trailers", False)
-        if exchange.headers:
-            # A new list: an app may answer twice with the same one.
-            message["headers"] = [*message.get("headers", ()), *exchange.headers]
-        if status >= 500:
-            # Whoever turns an exception into a response (Starlette's ServerErrorMiddleware, an
-            # exception handler) sends it from within its except block, so this is the exception.
-            exception = sys.exception()
-            if not isinstance(exception, HTTPException):
-                exchange.exception = exception
-
     async def _forward(self, message: Message) -> None:
         last = False
         try:
-            last = self._measure(message)
+            if message["type"] == "http.response.body":
+                self.response_bytes += len(message.get("body", b""))
+                last = not message.get("more_body", False) and not self._trailers
+            else:
+                last = self._is_last(message)
         except Exception as error:
             contain("request", error)
         try:
             await self._send(message)
         except OSError:
             # ASGI 2.4: the server raises OSError when the client has gone.
-            self.exchange.disconnected = True
+            self.disconnected = True
             raise
         if last:
             self._close()
 
-    def _measure(self, message: Message) -> bool:
-        """Count the bytes; is it the last message of the response?"""
-        kind = message["type"]
-        if kind == "http.response.body":
-            self.exchange.response_bytes += len(message.get("body", b""))
-            return not message.get("more_body", False) and not self._trailers
-        if kind == "http.response.pathsend":
-            self.exchange.response_bytes += Path(message["path"]).stat().st_size
-            return not self._trailers
-        return kind == "http.response.trailers" and not message.get("more_trailers", False)
-
     def failed(self, error: BaseException) -> None:
-        exchange = self.exchange
-        if exchange.closed:
+        if self.closed:
             return
         if isinstance(error, asyncio.CancelledError):
-            exchange.disconnected = True
-            exchange.error_type = "cancelled"
-        elif not exchange.disconnected:
-            exchange.exception = error
-            if exchange.status is None:
+            self.disconnected = True
+            self.error_type = "cancelled"
+        elif not self.disconnected:
+            self.exception = error
+            if self.status is None:
                 # The server answers for us: "Internal Server Error".
-                exchange.status = 500
+                self.status = 500
         self._close()
 
     def returned(self) -> None:
-        exchange = self.exchange
-        if exchange.closed:
-            return
-        if not exchange.disconnected:
-            exchange.error_type = "incomplete_response"
-            if exchange.status is None:
-                exchange.status = 500
+        if not self.disconnected:
+            self.error_type = "incomplete_response"
+            if self.status is None:
+                self.status = 500
         self._close()
 
-    def _close(self) -> None:
-        exchange = self.exchange
-        if exchange.closed:
-            return
-        exchange.duration = self._clock() - exchange.started
-        exchange.closed = True
-        if not exchange.error_type:
-            exchange.error_type = _error_type(exchange)
-        for finish in reversed(self._finishers):
+    def leave(self) -> None:
+        """The app has returned: give back what was taken, and let go of what holds frames alive."""
+        self.exception = None
+        for leave in self.leaving:
             try:
-                finish(exchange)
+                leave()
+            except Exception as error:
+                contain("request", error)
+
+    def _note_exception(self) -> None:
+        # Whoever turns an exception into a response (Starlette's ServerErrorMiddleware, an
+        # exception handler) sends it from within its except block, so this is the exception.
+        exception = sys.exception()
+        if not isinstance(exception, HTTPException):
+            self.exception = exception
+
+    def _is_last(self, message: Message) -> bool:
+        """Of the messages that are rare."""
+        if message["type"] == "http.response.pathsend":
+            self.response_bytes += Path(message["path"]).stat().st_size
+            return not self._trailers
+        return message["type"] == "http.response.trailers" and not message.get("more_trailers")
+
+    def _close(self) -> None:
+        if self.closed:
+            return
+        middleware = self._middleware
+        self.duration = middleware.clock() - self.started
+        self.closed = True
+        status = self.status
+        if (status is None or status >= 500 or self.disconnected or self.exception) and (
+            not self.error_type
+        ):
+            self.error_type = _error_type(self)
+        finishers = self._finishers
+        finishers.reverse()
+        for finish in (*finishers, *middleware.ends):
+            try:
+                finish(self)
             except Exception as error:
                 contain(_name(finish), error)
 

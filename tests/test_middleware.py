@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastobs import catalogue, current
 from fastobs._exchange import Exchange, Finish, Signal
-from fastobs._middleware import Middleware
+from fastobs._middleware import Middleware, Passage
 from fastobs._routes import Routes
 from fastobs.cells import Meters
 from tests.driving import Clock, call, scope, values
@@ -331,22 +332,29 @@ async def test_signals_that_raise_do_not_reach_the_request(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    "hook", ["_start", "_measure"], ids=["at the start message", "at a body message"]
+    ("hook", "status"), [("_note_exception", 503), ("_is_last", 200)], ids=["start", "last message"]
 )
 async def test_a_bug_of_the_middleware_itself_does_not_reach_the_request(
-    hook: str, contained_errors: None, monkeypatch: pytest.MonkeyPatch, meters: Meters
+    hook: str,
+    status: int,
+    file: Path,
+    contained_errors: None,
+    monkeypatch: pytest.MonkeyPatch,
+    meters: Meters,
 ) -> None:
     """The message is passed on as it came."""
 
-    def bug(self: Any, message: Message) -> None:
+    def bug(self: Any, *message: Message) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(f"fastobs._middleware.Passage.{hook}", bug)
 
-    answer = await call(around(answer_ok, Told()))
+    answer = await call(
+        around(FileResponse(file, status), Told()), extensions={"http.response.pathsend": {}}
+    )
 
-    assert (answer.status, answer.body) == (200, b"ok")
-    assert values(meters, catalogue.SELF_ERRORS)[("request",)] >= 1
+    assert (answer.status, answer.messages[-1]["type"]) == (status, "http.response.pathsend")
+    assert values(meters, catalogue.SELF_ERRORS) == {("request",): 1.0}
 
 
 @pytest.mark.anyio
@@ -436,6 +444,38 @@ async def test_an_app_mounted_in_an_observed_one_is_seen_once(told: Told) -> Non
     await call(around(around(answer_ok, inner), told))
 
     assert (len(told.closed), len(inner.closed)) == (1, 0)
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_given_back_is_contained(
+    contained_errors: None, meters: Meters
+) -> None:
+    """The response is out already."""
+
+    def signal(exchange: Exchange) -> None:
+        exchange.leaving.append(lambda: 1 // 0)
+
+    answer = await call(around(answer_ok, signal))
+
+    assert answer.status == 200
+    assert values(meters, catalogue.SELF_ERRORS) == {("request",): 1.0}
+
+
+@pytest.mark.anyio
+async def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
+    """A cycle per request would cost more than everything else that we do."""
+    app = around(answer_ok, lambda exchange: None)
+    gc.disable()
+    try:
+        await call(app)
+
+        assert not [
+            each
+            for each in gc.get_objects()
+            if isinstance(each, Passage) and each._middleware is app
+        ]
+    finally:
+        gc.enable()
 
 
 def test_websockets_have_their_own_series_and_touch_no_http_series(

@@ -208,8 +208,7 @@ def test_parts_are_summed_by_route(observed: Callable[..., Any], meters: Meters)
 def test_an_exchange_that_ends_within_a_part_is_settled(exchange: Exchange, meters: Meters) -> None:
     """Its time up to then is counted."""
     clock = Clock()
-    finish = breakdown(meters, clock)(exchange)
-    assert finish is not None
+    finish = breakdown(meters, clock)
     enter(exchange, "db", clock.now)
     clock.now += 2
     finish(exchange)
@@ -219,8 +218,7 @@ def test_an_exchange_that_ends_within_a_part_is_settled(exchange: Exchange, mete
 
 def test_names_made_from_data_are_folded(exchange: Exchange, meters: Meters) -> None:
     """So many names of the app's own, and one for all further ones; known parts keep theirs."""
-    finish = breakdown(meters)(exchange)
-    assert finish is not None
+    finish = breakdown(meters)
     exchange.parts = Parts()
     for number in range(SECTIONS + 3):
         exchange.parts[f"user {number}"] = 1.0
@@ -237,8 +235,7 @@ def test_names_made_from_data_are_folded(exchange: Exchange, meters: Meters) -> 
 
 def test_a_request_without_parts_writes_none(exchange: Exchange, meters: Meters) -> None:
     """Most have none."""
-    finish = breakdown(meters)(exchange)
-    assert finish is not None
+    finish = breakdown(meters)
     finish(exchange)
 
     assert parts_of(meters) == {}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastobs import catalogue
 from fastobs._decisions import decisions
-from fastobs._exchange import Exchange, Finish, Signal
+from fastobs._exchange import Exchange, Finish
 from fastobs.cells import Meters
 
 __all__ = ["rejections"]
 
 
-def rejections(meters: Meters) -> Signal:
+def rejections(meters: Meters) -> Finish:
     """Count decisions by route, and each 429 by who gave it."""
 
     def finish(exchange: Exchange) -> None:
@@ -22,10 +22,7 @@ def rejections(meters: Meters) -> Signal:
             source = _source(exchange, limited=limited)
             meters.counter(catalogue.LIMIT_REJECTED, exchange.route, source).add()
 
-    def begin(exchange: Exchange) -> Finish:  # noqa: ARG001 - only the end is of interest
-        return finish
-
-    return begin
+    return finish
 
 
 def _source(exchange: Exchange, *, limited: bool) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from fastobs import catalogue
-from fastobs._exchange import Exchange, Finish, Signal
+from fastobs._exchange import Exchange, Finish
 from fastobs._parts import Parts
 from fastobs.cells import Meters
 
@@ -18,7 +18,7 @@ SECTIONS = 50
 OTHER = "_other"
 
 
-def breakdown(meters: Meters, clock: Callable[[], float] = perf_counter) -> Signal:
+def breakdown(meters: Meters, clock: Callable[[], float] = perf_counter) -> Finish:
     """Add up the parts of each exchange.
 
     Args:
@@ -42,7 +42,4 @@ def breakdown(meters: Meters, clock: Callable[[], float] = perf_counter) -> Sign
                     meters.counter(catalogue.SELF_OVERFLOW, catalogue.HTTP_PART.name).add()
             meters.counter(catalogue.HTTP_PART, exchange.route, part).add(seconds)
 
-    def begin(exchange: Exchange) -> Finish:  # noqa: ARG001 - only the end is of interest
-        return finish
-
-    return begin
+    return finish

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import structlog
 
 from fastobs import catalogue
-from fastobs._exchange import Exchange, Finish, Signal
+from fastobs._exchange import Exchange, Finish
 from fastobs._outbox import Outbox
 from fastobs.cells import Meters
 from fastobs.config import Slow
@@ -28,7 +28,7 @@ def slow_requests(
     meters: Meters,
     put: Callable[[Line], None],
     clock: Callable[[], float] = monotonic,
-) -> Signal:
+) -> Finish:
     """Log a request that took longer than its threshold, once its last byte is sent.
 
     Args:
@@ -51,10 +51,7 @@ def slow_requests(
         if (suppressed := budget.take()) is not None:
             put(_line(exchange, threshold, suppressed))
 
-    def begin(exchange: Exchange) -> Finish:  # noqa: ARG001 - only the end is of interest
-        return finish
-
-    return begin
+    return finish
 
 
 class Budget:

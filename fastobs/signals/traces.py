@@ -64,7 +64,9 @@ def server_spans(head: Head) -> Signal:
         # server span of their own.
         exchange.scope.setdefault("fastapi.telemetry", None)
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            _follow(exchange, parent)
+            if parent:
+                _follow(exchange, parent)
+            announce(exchange)
             return None
         if not parent and head.drops(exchange.trace_number):
             _enter(exchange, _Silent(exchange))
@@ -160,7 +162,6 @@ def _follow(exchange: Exchange, parent: Context) -> None:
     remote = trace.get_current_span(parent).get_span_context()
     if remote.is_valid:
         exchange.joins(remote.trace_id, 0)
-    announce(exchange)
 
 
 def _enter(exchange: Exchange, span: Span) -> None:
