@@ -78,10 +78,10 @@ class Middleware:
         path: str = scope["path"]
         if root := scope.get("root_path"):
             path = path.removeprefix(root)
-        if path.startswith(self._special) and (page := self._page(path)) is not None:
-            await page(scope, receive, send)
+        if path.startswith(self._special) and (other := self._elsewhere(path)) is not None:
+            await other(scope, receive, send)
             return
-        if path in self._excluded or "fastobs" in scope or self._starts_excluded(path):
+        if path in self._excluded or "fastobs" in scope:
             # "fastobs" in scope: an instrumented app mounted in one is seen by the outer one.
             await self.app(scope, receive, send)
             return
@@ -105,14 +105,12 @@ class Middleware:
             del scope["fastobs"]
             passage.leave()
 
-    def _page(self, path: str) -> ASGIApp | None:
+    def _elsewhere(self, path: str) -> ASGIApp | None:
+        """Who answers a path that is one of our pages, or excluded by its beginning."""
         for own, page in self._pages.items():
             if path == own or path.startswith(f"{own}/"):
                 return page
-        return None
-
-    def _starts_excluded(self, path: str) -> bool:
-        return bool(self._excluded_prefixes) and path.startswith(self._excluded_prefixes)
+        return self.app if path.startswith(self._excluded_prefixes) else None
 
     def _start(self) -> None:
         started, self._started = self._started, None

@@ -41,7 +41,7 @@ class Routes:
             leaf = route
         # Starlette sets app_root_path when a request goes through a mount, and only then.
         if "app_root_path" not in scope and leaf is not None:
-            return _path(leaf)
+            return _path(leaf) if leaf is included else leaf.path_format
         return self._look_up(scope, leaf)
 
     def _look_up(self, scope: Scope, leaf: Any) -> str:

@@ -19,7 +19,7 @@ def http(meters: Meters) -> Signal:
     def begin(exchange: Exchange) -> Finish:
         gauge = active[exchange.method]
         gauge.add(1.0)
-        exchange.inflight = int(gauge.value)
+        exchange.inflight = int(gauge.cells[gauge.at])
         return finish
 
     def finish(exchange: Exchange) -> None:

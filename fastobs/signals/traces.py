@@ -154,7 +154,7 @@ def adopt(exchange: Exchange, span: Span) -> None:
 
 def announce(exchange: Exchange) -> None:
     """Tell the caller the trace id, whatever becomes of the request."""
-    exchange.headers.append((b"x-trace-id", exchange.trace_id.encode()))
+    exchange.headers.append((b"x-trace-id", b"%032x" % exchange.trace_number))
 
 
 def _follow(exchange: Exchange, parent: Context) -> None:
@@ -165,9 +165,13 @@ def _follow(exchange: Exchange, parent: Context) -> None:
 
 
 def _enter(exchange: Exchange, span: Span) -> None:
-    token = otel.attach(trace.set_span_in_context(span, Context()))
+    token = otel.attach(Context({_SPAN: span}))
     # Given back where it was taken: the last byte may be sent from another task.
     exchange.leaving.append(partial(otel.detach, token))
+
+
+# What set_span_in_context() puts the span under; asked once, since asking costs as much as the rest.
+(_SPAN,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 
 
 class _Silent(NonRecordingSpan):
