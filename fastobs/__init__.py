@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._correlation import TraceContextFilter, add_trace_context
 from ._exchange import current
 from ._instrument import Handle, instrument
 from ._section import section
@@ -15,7 +16,9 @@ __all__ = [
     "FastobsError",
     "Handle",
     "Settings",
+    "TraceContextFilter",
     "__version__",
+    "add_trace_context",
     "cache",
     "current",
     "instrument",
