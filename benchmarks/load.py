@@ -88,8 +88,10 @@ def _await(url: str, server: subprocess.Popen[bytes]) -> None:
 def _serve(name: str, listener: str) -> None:
     subject = Subject(VARIANTS[name])
     with subject.world():
-        config = uvicorn.Config(subject.app, fd=int(listener), access_log=False, log_level="error")
-        uvicorn.Server(config).run()
+        config = uvicorn.Config(subject.app, access_log=False, log_level="error")
+        # As a socket, not as Config(fd=...): uvicorn takes that for a Unix socket, so asyncio leaves
+        # Nagle's algorithm on, and every answer waits 40 ms for the client's delayed ACK.
+        uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(listener))])
 
 
 if __name__ == "__main__":

@@ -181,8 +181,10 @@ def _page(
         "<!-- Made by `python -m benchmarks.workers`; do not edit. -->",
         "# Many workers, measured",
         "",
-        f"fastobs {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores; {workers} workers, "
-        f"{label_sets} label sets of the duration histogram; both asked in turn, medians of CPU time.",
+        (
+            f"fastobs {__version__}, Python {sys.version.split()[0]}, {os.cpu_count()} cores; {workers} workers, "
+            f"{label_sets} label sets of the duration histogram; both asked in turn, medians of CPU time."
+        ),
         "",
         "| | ours, ms | prometheus_client multiprocess, ms | factor | our files | their files |",
         "|---|---|---|---|---|---|",

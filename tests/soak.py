@@ -66,7 +66,11 @@ class Seen:
         count = f"{catalogue.HTTP_DURATION.name}_count"
         rss = catalogue.PROCESS_RSS.name
         self.counts.append(
-            sum(v for (name, labels), v in found.items() if name == count and ("http_route", "/items/{i}") in labels)
+            sum(
+                v
+                for (name, labels), v in found.items()
+                if name == count and ("http_route", "/items/{i}") in labels
+            )
         )
         self.memory.append(max((v for (name, _), v in found.items() if name == rss), default=0.0))
         self.files.append(len(list(folder.iterdir())))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 from dataclasses import astuple
 from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grafanalib import formatunits
