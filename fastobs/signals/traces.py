@@ -106,19 +106,20 @@ def foreign_spans(find: Callable[[Exchange], Span | None]) -> Signal:
 
 def _finish(exchange: Exchange) -> None:
     span: Span = exchange.span
-    route = exchange.route
-    if route:
+    # All at once: each call takes the span's lock.
+    attributes: dict[str, Any] = {"http.response.body.size": exchange.response_bytes}
+    if route := exchange.route:
         span.update_name(f"{exchange.method} {route}")
-        span.set_attribute("http.route", route)
+        attributes["http.route"] = route
     if exchange.status is not None:
-        span.set_attribute("http.response.status_code", exchange.status)
+        attributes["http.response.status_code"] = exchange.status
     if exchange.error_type:
-        span.set_attribute("error.type", exchange.error_type)
+        attributes["error.type"] = exchange.error_type
         if exchange.exception is not None:
             span.record_exception(exchange.exception)
         if not exchange.disconnected:
             span.set_status(Status(StatusCode.ERROR))
-    span.set_attribute("http.response.body.size", exchange.response_bytes)
+    span.set_attributes(attributes)
     span.end()
 
 
