@@ -74,7 +74,11 @@ class Workers:
         """For people."""
         if self._store is None or self._folder is None:
             return "workers: alone, metrics are those of this process"
-        return f"workers: slot {self._store.slot.number} in {self._folder}"
+        return (
+            f"workers: slot {self._store.slot.number} in {self._folder}\n"
+            "your own prometheus_client metrics: counters, histograms and summaries are summed over "
+            "the workers; all others are shown of each worker, with the label worker"
+        )
 
     def begin_anew(self) -> None:
         """In a forked child: the slot is the parent's, and so is what is in it."""
