@@ -140,14 +140,11 @@ def _sections(results: Results) -> Iterator[str]:
         yield "## A server under load"
         yield (
             "uvicorn, one worker, wrk with 32 connections on the same machine; the share is the "
-            "median over the rounds."
+            "median over the rounds, and means little where the rounds differ widely."
         )
         yield _table(
-            ("variant", "requests/s", "share of bare"),
-            (
-                (VARIANTS[name].title, f"{median(rates):,.0f}", f"{_share(results, name):.2f}")
-                for name, rates in results.rates.items()
-            ),
+            ("variant", "requests/s", "share of bare", "least to greatest round"),
+            (_load_row(results, name) for name in results.rates),
         )
     if results.growth:
         yield "## Memory under attack"
@@ -213,9 +210,15 @@ def _over(results: Results, name: str, kind: str) -> str:
     )
 
 
-def _share(results: Results, name: str) -> float:
-    pairs = zip(results.rates[name], results.rates["bare"], strict=True)
-    return median(rate / bare for rate, bare in pairs)
+def _load_row(results: Results, name: str) -> tuple[str, ...]:
+    rates = results.rates[name]
+    shares = [rate / bare for rate, bare in zip(rates, results.rates["bare"], strict=True)]
+    return (
+        VARIANTS[name].title,
+        f"{median(rates):,.0f}",
+        f"{median(shares):.2f}",
+        f"{min(shares):.2f} to {max(shares):.2f}",
+    )
 
 
 def budgets(results: Results) -> Iterator[Budget]:

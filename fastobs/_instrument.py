@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from . import _tracing, catalogue
 from ._endpoint import metrics_page
 from ._exchange import Finish, Signal
+from ._health import WITHIN, Ask, Check, Health, health_pages
 from ._middleware import Middleware
 from ._process import Process, process
 from ._routes import Routes, declared
@@ -67,6 +68,7 @@ class Handle:
         self._app = app
         self._process = shared
         self._undo: list[Callable[[], None]] = []
+        self._health = Health(shared.probes.checks)
         pages = dict(self._pages())
         _refuse_collisions(app, pages)
         if settings.traces is not None:
@@ -88,11 +90,28 @@ class Handle:
         self._insert(wrap)
         shared.enter(settings, app)
         self._undo.append(shared.leave)
+        shared.meters.ask(self._health)
+        self._undo.append(lambda: shared.meters.forget(self._health))
         app.state.fastobs = self
 
     def status(self) -> str:
         """What is watched, what was found but cannot be, and the line to add; for people."""
         return f"{self._process.workers.status()}\n{self._process.probes.status()}"
+
+    def check(self, name: str, ask: Ask, *, within: float = WITHIN) -> None:
+        """Have ``/_fastobs/readyz`` ask this, too: ``handle.check("redis", client.ping)``.
+
+        Watched connection pools are asked without it. Each check is asked at most once a second.
+
+        Args:
+            name: Its label, and what an orchestrator is told if it fails.
+            ask: A sync or async callable; the app is not ready while it raises or returns False.
+            within: Seconds that it may take.
+
+        Raises:
+            ConfigError: There is a check of this name, or it cannot be asked.
+        """
+        self._health.add(Check(name, ask, within))
 
     def uninstrument(self) -> None:
         """Restore the app as it was; what was counted stays counted."""
@@ -109,12 +128,21 @@ class Handle:
             shared = self._process
             page = metrics_page(shared.meters, token=token, users=shared.carry.families)
             yield metrics.path, (page, "metrics.path")
+        # Before the profiles, which answer everything below the same prefix.
+        for path, page in health_pages(self._health, "/_fastobs", tokens=self._tokens()):
+            yield path, (page, "")
         if (profiles := self.settings.profiles) is not None:
             from .profiling.store import Folder
             from .profiling.viewer import viewer
 
             page = viewer(Folder(profiles), access=self._access(profiles), prefix=profiles.path)
             yield profiles.path, (page, "profiles.path")
+
+    def _tokens(self) -> Iterator[str]:
+        """What shows the details of health."""
+        for section in (self.settings.metrics, self.settings.profiles):
+            if section is not None and section.token is not None:
+                yield section.token.get_secret_value()
 
     def _started(self) -> None:
         """The app has set up what it sets up; what is missing is ours."""
@@ -211,6 +239,12 @@ def _refuse_collisions(app: Starlette, pages: dict[str, tuple[ASGIApp, str]]) ->
     taken = {getattr(route, "path", None) for route in app.routes}
     taken.update(template for _, template in declared(app.routes))
     for path, (_, setting) in pages.items():
+        if path in taken and not setting:
+            msg = (
+                f"The app already has a route at {path!r}, where fastobs answers to orchestrators. "
+                "Give the app's own route another path."
+            )
+            raise ConfigError(msg)
         if path in taken:
             msg = (
                 f"The app already has a route at {path!r}, where fastobs would answer. "

@@ -50,12 +50,13 @@ class Process:
         self.head = Head()
         self.carry = Carry(REGISTRY)
         self.workers = Workers(self.meters, self.carry)
-        self._apps = 0
+        self.apps = 0
+        """How many apps are instrumented."""
         self._collector: CellsCollector | None = None
 
     def enter(self, settings: Settings, app: Starlette) -> None:
         """One more app is instrumented: attach to its libraries, and to prometheus_client."""
-        self._apps += 1
+        self.apps += 1
         if self._collector is None:
             self._collector = CellsCollector(self.meters)
             REGISTRY.register(self._collector)
@@ -64,8 +65,8 @@ class Process:
 
     def leave(self) -> None:
         """One app fewer; with the last one everything is detached."""
-        self._apps -= 1
-        if self._apps == 0:
+        self.apps -= 1
+        if self.apps == 0:
             self.probes.detach()
             self.workers.close()
             if self._collector is not None:

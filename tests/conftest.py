@@ -20,9 +20,17 @@ pytest_plugins = ["tests.parts.fixtures"]
 def _strict(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Our own errors are loud here, and no test sees another's counts or settings."""
     monkeypatch.setenv("FASTOBS_STRICT", "1")
-    process.cache_clear()
+    _forget_process()
     _contain._logged.clear()
     yield
+    _forget_process()
+
+
+def _forget_process() -> None:
+    """Take out every hook: an app of a module that was imported for a test stays instrumented."""
+    shared = process()
+    while shared.apps:
+        shared.leave()
     process.cache_clear()
 
 

@@ -16,10 +16,12 @@ CORE = {
     "opentelemetry",
 }
 OPTIONAL = {
+    "aiohttp",
     "asyncpg",
     "cachetools",
     "grafanalib",
     "httpx",
+    "httpx2",
     "limits",
     "opentelemetry.instrumentation",
     "psycopg",

@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastobs._contain import contain, contained
+from fastobs._health import Check
 from fastobs.cells import Meters, Reading
 from fastobs.config import Settings
 
@@ -50,9 +51,30 @@ ADAPTERS = (
         ".sqlalchemy",
         "Engine, AsyncEngine, sessionmaker or Pool of SQLAlchemy",
     ),
+    Adapter("httpx", "pools", ".httpx", "Client or AsyncClient of httpx"),
+    Adapter("httpx2", "pools", ".httpx", "Client or AsyncClient of httpx2"),
+    Adapter("aiohttp", "pools", ".aiohttp", "ClientSession of aiohttp"),
+    Adapter("asyncpg", "pools", ".asyncpg", "Pool of asyncpg"),
+    Adapter(
+        "psycopg_pool",
+        "pools",
+        ".psycopg_pool",
+        "ConnectionPool or AsyncConnectionPool of psycopg_pool",
+    ),
+    Adapter("redis", "pools", ".redis", "Redis or ConnectionPool of redis-py, sync or asyncio"),
     Adapter("cachetools", "caches", ".cachetools", "a cache or a cached function of cachetools"),
+    # Of the standard library, so it is always there, as asyncio is; after cachetools, whose functions
+    # count in the same way.
+    Adapter(
+        "functools", "caches", ".functools", "a function with lru_cache, alru_cache or cachebox"
+    ),
+    Adapter("aiocache", "caches", ".aiocache", "a cache or a cached function of aiocache"),
+    Adapter("cashews", "caches", ".cashews", "Cache of cashews"),
+    Adapter("dogpile.cache", "caches", ".dogpile", "CacheRegion of dogpile.cache"),
+    Adapter("fastapi_cache", "caches", ".fastapi_cache", ""),
     Adapter("limits", "limits", ".limits", "a strategy of limits"),
     Adapter("slowapi", "limits", ".slowapi", "Limiter of slowapi"),
+    Adapter("pyrate_limiter", "limits", ".pyrate_limiter", "Limiter of pyrate-limiter"),
 )
 
 
@@ -69,6 +91,8 @@ class Kit:
     """The names of its family."""
     look: Callable[[], None]
     """Have the app's variables searched: `Probe.found` is called with what they hold."""
+    library: str = ""
+    """The module that brought the adapter to life: one adapter may serve twins."""
 
 
 class Probe:
@@ -106,6 +130,10 @@ class Probe:
     def read(self) -> Iterable[Reading]:
         """The readings now; called from any thread, and must not block."""
         return ()
+
+    def checks(self) -> Iterator[Check]:
+        """How to find out whether what is watched answers."""
+        yield from ()
 
     def status(self) -> Iterator[tuple[str, str]]:
         """What is watched: its name, and what it is."""
@@ -211,6 +239,12 @@ class Probes:
             with contained(f"probes{row.module}"):
                 yield from probe.read()
 
+    def checks(self) -> Iterator[Check]:
+        """Everything whose health can be asked."""
+        for row, probe in list(self._attached.items()):
+            with contained(f"probes{row.module}"):
+                yield from probe.checks()
+
     def discover(self) -> None:
         """Search the app's variables for what can be watched."""
         with self._lock:
@@ -267,7 +301,7 @@ class Probes:
         with self._lock:
             if row not in self._probes:
                 names = self._names.setdefault(row.family, Names())
-                kit = Kit(meters=self.meters, names=names, look=self._look)
+                kit = Kit(meters=self.meters, names=names, look=self._look, library=row.library)
                 self._probes[row] = import_module(row.module, __package__).probe(kit)
             return self._probes[row]
 

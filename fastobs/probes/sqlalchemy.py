@@ -10,17 +10,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar, Token
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import AssertionPool, Pool, QueuePool, SingletonThreadPool
+from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonThreadPool
 
 from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs._exchange import CURRENT, Exchange
+from fastobs._health import Check
 from fastobs._parts import enter, leave
 from fastobs.cells import Meters, Reading
 from fastobs.cells.meters import Histogram
@@ -28,6 +31,9 @@ from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._hooks import Hooks
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["SQLAlchemy", "probe"]
 
@@ -175,6 +181,15 @@ class SQLAlchemy(Probe):
                     self._name(account)
                 mine = [checkout for checkout in checkouts if checkout.account is account]
                 yield from _readings(account, pool, mine)
+
+    def checks(self) -> Iterator[Check]:
+        for account in list(self._accounts.values()):
+            engine = account.engine()
+            # Other pools share one connection: asking on it would get into somebody's transaction.
+            if engine is not None and isinstance(engine.pool, QueuePool | NullPool):
+                if not account.name:
+                    self._name(account)
+                yield Check(account.name, _question(engine), busy=partial(_saturated, engine))
 
     def status(self) -> Iterator[tuple[str, str]]:
         for account in list(self._accounts.values()):
@@ -488,6 +503,47 @@ def _idle(pool: Pool) -> int | None:
         return pool.checkedin()
     # A record without a connection (it was detached or invalidated) is a place, not a connection.
     return sum(record.dbapi_connection is not None for record in list(records))
+
+
+def _saturated(engine: Engine) -> bool:
+    """Whether a connection could only be had by waiting among the requests."""
+    pool = engine.pool
+    # No public name; -1 is no limit.
+    most = getattr(pool, "_max_overflow", -1)
+    if not isinstance(pool, QueuePool) or most < 0:
+        return False
+    return pool.checkedin() <= 0 and pool.overflow() >= most
+
+
+def _question(engine: Engine) -> Callable[[], object]:
+    if not engine.dialect.is_async:
+        return partial(_ask, engine)
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    return partial(_ask_awaited, AsyncEngine(engine))
+
+
+def _ask(engine: Engine) -> None:
+    try:
+        with engine.connect() as connection:
+            connection.execute(select(1))
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        # It was an old connection; the pool has thrown away all of that age.
+        with engine.connect() as connection:
+            connection.execute(select(1))
+
+
+async def _ask_awaited(engine: AsyncEngine) -> None:
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(select(1))
+    except DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        async with engine.connect() as connection:
+            await connection.execute(select(1))
 
 
 def _subject(obj: Any) -> Engine | Pool | None:

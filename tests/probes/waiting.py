@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 
 __all__ = ["until"]
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until it is so."""
-    while not condition():  # noqa: ASYNC110 - what is waited for sets no event
+async def until(condition: Callable[[], object], *, within: float = 30.0) -> None:
+    """Let the loop run until it is so.
+
+    Raises:
+        TimeoutError: It did not come; a test that waits for ever would say nothing.
+    """
+    end = monotonic() + within
+    while not condition():
+        if monotonic() > end:
+            msg = f"It did not come within {within} s."
+            raise TimeoutError(msg)
         await asyncio.sleep(0)

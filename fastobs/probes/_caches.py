@@ -1,0 +1,194 @@
+"""What adapters for caches share: the counts of one cache, and loads between a miss and a store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextvars import ContextVar
+from threading import Lock
+from time import perf_counter
+from typing import Any, TypeVar
+from weakref import ref
+
+from fastobs import catalogue
+from fastobs._exchange import CURRENT
+from fastobs._parts import enter, leave
+from fastobs.cells import Meters
+
+from . import Kit
+
+__all__ = ["Caches", "Loads", "Tally", "decorated", "timed"]
+
+T = TypeVar("T")
+
+REMEMBERED = 1000
+"""Keys whose latest load is remembered."""
+
+OPEN = 8
+"""Misses of one task that may still become loads."""
+
+
+class Tally:
+    """The series of one cache; all exist from its first event."""
+
+    __slots__ = ("_loads", "_stampedes", "errors", "hits", "misses")
+
+    def __init__(self, meters: Meters, name: str) -> None:
+        self.hits, self.misses, self.errors = (
+            meters.counter(catalogue.CACHE_REQUESTS, name, result)
+            for result in ("hit", "miss", "error")
+        )
+        self._loads = meters.histogram(catalogue.CACHE_LOAD, name)
+        self._stampedes = meters.counter(catalogue.CACHE_STAMPEDES, name)
+
+    def load(self, seconds: float, *, crowded: bool) -> None:
+        """A value was loaded; ``crowded`` if somebody else loaded the same at the same time."""
+        self._loads.observe(seconds)
+        if crowded:
+            self._stampedes.add()
+
+
+class Entry:
+    """A cache that is an object of the app's."""
+
+    __slots__ = ("given", "name", "obj", "tally")
+
+    def __init__(self, obj: ref[Any], name: str) -> None:
+        self.obj = obj
+        self.name = name
+        self.given = False
+        self.tally: Tally | None = None
+
+
+class Caches:
+    """The caches of one adapter, by object, with their names.
+
+    Args:
+        describe: What a cache is called that is in no variable; also what status() says it is.
+    """
+
+    def __init__(self, kit: Kit, describe: Callable[[Any], str]) -> None:
+        self._kit = kit
+        self._describe = describe
+        self._entries: dict[int, Entry] = {}
+
+    def tally(self, cache: Any) -> Tally:
+        """Where this cache's events are counted."""
+        entry = self._entries.get(id(cache))
+        if entry is None:
+            # It may be in a variable that nobody has looked at yet.
+            self._kit.look()
+            entry = self._entry(cache, self._describe(cache))
+        if entry.tally is None:
+            entry.tally = Tally(self._kit.meters, entry.name)
+        return entry.tally
+
+    def watch(self, cache: Any, name: str | None) -> None:
+        """The user handed it over, perhaps with a name, which is better than any other."""
+        if name is None:
+            return
+        entry = self._entry(cache, name)
+        if not entry.given or entry.name != name:
+            entry.name, entry.tally = self._kit.names.claim(cache, name), None
+            entry.given = True
+
+    def found(self, cache: Any, name: str) -> None:
+        """A variable holds it."""
+        self._entry(cache, name)
+
+    def named(self) -> Iterator[tuple[str, Any]]:
+        """Every cache that is still there, with its name."""
+        for entry in list(self._entries.values()):
+            cache = entry.obj()
+            if cache is not None:
+                yield entry.name, cache
+
+    def status(self) -> Iterator[tuple[str, str]]:
+        """For `Probe.status`."""
+        for name, cache in self.named():
+            yield name, self._describe(cache)
+
+    def _entry(self, cache: Any, name: str) -> Entry:
+        key = id(cache)
+        entry = self._entries.get(key)
+        if entry is None:
+            obj = ref(cache, lambda _: self._entries.pop(key, None))
+            entry = self._entries[key] = Entry(obj, self._kit.names.claim(cache, name))
+        return entry
+
+
+class _Miss:
+    __slots__ = ("at", "open", "place", "tally")
+
+    def __init__(self, tally: Tally, place: int, at: float) -> None:
+        self.tally = tally
+        self.place = place
+        self.at = at
+        self.open = True
+
+
+_misses: ContextVar[tuple[_Miss, ...]] = ContextVar("fastobs_cache_misses", default=())
+
+
+class Loads:
+    """Times how values are loaded, and notices when several load the same at once.
+
+    Who misses a key and then stores it has loaded it, if it is one task or thread. That two loads
+    were at the same time is told when the second one ends: a key that is missed and never stored
+    is no load. Of keys only hashes are kept.
+    """
+
+    def __init__(self) -> None:
+        self._ended: dict[int, float] = {}
+        self._lock = Lock()
+
+    def missed(self, tally: Tally, cache: object, key: Hashable) -> None:
+        """This task may begin to load it."""
+        place = hash((id(cache), key))
+        others = [miss for miss in _misses.get() if miss.open and miss.place != place]
+        _misses.set((*others[1 - OPEN :], _Miss(tally, place, perf_counter())))
+
+    def stored(self, cache: object, key: Hashable) -> None:
+        """If this task missed it before, that was a load."""
+        place = hash((id(cache), key))
+        for miss in _misses.get():
+            if miss.open and miss.place == place:
+                # Tasks that were made since have it, too.
+                miss.open = False
+                self._end(miss.tally, place, miss.at)
+
+    def ended(self, tally: Tally, cache: object, key: Hashable, started: float) -> None:
+        """A load that began then ends now."""
+        self._end(tally, hash((id(cache), key)), started)
+
+    def _end(self, tally: Tally, place: int, started: float) -> None:
+        now = perf_counter()
+        with self._lock:
+            before = self._ended.pop(place, None)
+            self._ended[place] = now
+            if len(self._ended) > REMEMBERED:
+                del self._ended[next(iter(self._ended))]
+        tally.load(now - started, crowded=before is not None and before > started)
+
+
+async def timed(operation: Awaitable[T]) -> T:
+    """Await an operation of a cache; within a request its time is the part ``cache``."""
+    exchange = CURRENT.get()
+    if exchange is None:
+        return await operation
+    enter(exchange, "cache", perf_counter())
+    try:
+        return await operation
+    finally:
+        leave(exchange, "cache", perf_counter())
+
+
+def decorated(frame: Any, package: str) -> str | None:
+    """The cached function for which a decorator of this package calls, if that is its frame.
+
+    Caches with one store for everything are not told for which function they are asked: only
+    their decorators know it, as ``func``. None if the frame is somebody else's.
+    """
+    if not frame.f_globals.get("__name__", "").startswith(package):
+        return None
+    function = frame.f_locals.get("func")
+    return None if function is None else f"{function.__module__}.{function.__qualname__}"

@@ -1,0 +1,135 @@
+"""What the adapters of HTTP clients have in common: who is called what, and who was turned away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from fastobs import catalogue
+from fastobs._exchange import CURRENT, Exchange
+from fastobs.cells import Reading
+from fastobs.cells.meters import Histogram
+from fastobs.config import Settings
+
+from . import Kit, Probe
+from ._hooks import Hooks
+
+__all__ = ["Client", "Clients"]
+
+LOOKS = 20
+"""How many nameless clients may have the variables searched: some apps make one per request."""
+
+
+class Client:
+    """What is kept of one client.
+
+    Attributes:
+        name: Its label. Those that nobody named share their library's: there may be one per request.
+        queue: How long its requests wait for a connection.
+    """
+
+    queue: Histogram
+
+    def __init__(self) -> None:
+        self.given = self.variable = self.name = ""
+
+
+class Clients(Probe):
+    """The pools family, for one library of HTTP clients."""
+
+    def __init__(self, kit: Kit, library: str) -> None:
+        super().__init__(kit)
+        self.library = library
+        self._hooks = Hooks()
+        self._clients: WeakKeyDictionary[Any, Client] = WeakKeyDictionary()
+        self._lock = threading.RLock()
+        self._looks = 0
+        self._limits = False
+
+    def attach(self, settings: Settings) -> None:
+        self._limits = settings.limits is not None
+
+    def detach(self) -> None:
+        self._hooks.undo()
+
+    def watch(self, obj: Any, name: str | None) -> bool:
+        if not isinstance(obj, self.kinds):
+            return False
+        client = self._known(obj)
+        if name is not None and name != client.given:
+            client.given, client.name = name, ""
+        return True
+
+    def found(self, obj: Any, name: str) -> None:
+        client = self._known(obj)
+        if not client.variable:
+            client.variable = name
+            if not client.given:
+                client.name = ""
+
+    def read(self) -> Iterator[Reading]:
+        counts: dict[str, tuple[int, int]] = {}
+        for obj, client in self._all():
+            if (connections := self._connections(obj)) is not None:
+                name = self._named(client).name
+                active, idle = counts.get(name, (0, 0))
+                counts[name] = (active + connections[0], idle + connections[1])
+        for name, (active, idle) in counts.items():
+            yield Reading(catalogue.CLIENT_OPEN, ("active", name), active)
+            yield Reading(catalogue.CLIENT_OPEN, ("idle", name), idle)
+
+    def status(self) -> Iterator[tuple[str, str]]:
+        for obj, client in self._all():
+            if self._connections(obj) is not None:
+                yield self._named(client).name, f"{self.library} {type(obj).__name__}"
+
+    def _all(self) -> list[tuple[Any, Client]]:
+        with self._lock:
+            return list(self._clients.items())
+
+    def _connections(self, obj: Any) -> tuple[int, int] | None:
+        """A client's active and idle connections; None if it has no pool that we know."""
+        raise NotImplementedError
+
+    def _used(self, obj: Any) -> Client:
+        """A client is about to send a request."""
+        client = self._clients.get(obj)
+        if client is None:
+            if self._looks < LOOKS:
+                # It may be in a variable that nobody has looked at yet.
+                self._looks += 1
+                self.kit.look()
+            client = self._known(obj)
+        return client
+
+    def _known(self, obj: Any) -> Client:
+        with self._lock:
+            client = self._clients.get(obj)
+            if client is None:
+                client = self._clients[obj] = Client()
+            return client
+
+    def _named(self, client: Client) -> Client:
+        """The same client, with its name and what is counted under it."""
+        if not client.name:
+            names, wanted = self.kit.names, client.given or client.variable
+            name = names.claim(client, wanted) if wanted else names.claim(self, self.library)
+            client.queue = self.kit.meters.histogram(catalogue.CLIENT_QUEUE, name)
+            client.name = name
+        return client
+
+    def _answered(self, status: int) -> None:
+        """Another service answered."""
+        if status == 429 and self._limits:
+            exchange = CURRENT.get()
+            if exchange is None or exchange.closed or exchange.route:
+                self._turned_away(exchange)
+            else:
+                # A middleware has asked, before routing: only the end knows the route.
+                exchange.leaving.append(lambda: self._turned_away(exchange))
+
+    def _turned_away(self, exchange: Exchange | None) -> None:
+        route = "" if exchange is None else exchange.route
+        self.kit.meters.counter(catalogue.LIMIT_REJECTED, route, "upstream").add()

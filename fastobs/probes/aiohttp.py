@@ -1,0 +1,160 @@
+"""Connections and requests of aiohttp's client."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from types import SimpleNamespace
+from typing import Any
+from weakref import WeakSet
+
+from aiohttp import ClientResponse, ClientSession, TraceConfig
+
+from fastobs._contain import contain
+from fastobs._exchange import CURRENT, Exchange
+from fastobs._parts import enter, leave
+from fastobs.config import Settings
+
+from . import Kit, Probe
+from ._clients import Clients
+
+__all__ = ["AIOHTTP", "probe"]
+
+COMPONENT = "probes.aiohttp"
+
+
+def probe(kit: Kit) -> Probe:
+    """The adapter."""
+    return AIOHTTP(kit, "aiohttp")
+
+
+class AIOHTTP(Clients):
+    """The pools family, for aiohttp."""
+
+    kinds = (ClientSession,)
+
+    def __init__(self, kit: Kit, library: str) -> None:
+        super().__init__(kit, library)
+        self._traced: WeakSet[ClientSession] = WeakSet()
+        self._trace = self._config()
+
+    def attach(self, settings: Settings) -> None:
+        super().attach(settings)
+        # A session's trace configs can be added to, but only here is every session seen. The public
+        # methods all come to _request, which has had that name since aiohttp 1.0.
+        self._hooks.wrap(ClientSession, "_request", self._around_request)
+        self._hooks.wrap(ClientResponse, "read", self._around_read)
+
+    def detach(self) -> None:
+        super().detach()
+        for session in list(self._traced):
+            if self._trace in session.trace_configs:
+                session.trace_configs.remove(self._trace)
+        self._traced.clear()
+
+    def _connections(self, obj: ClientSession) -> tuple[int, int] | None:
+        connector = obj.connector
+        # No public names: connections that requests hold, and by address the kept ones.
+        acquired = getattr(connector, "_acquired", None)
+        kept = getattr(connector, "_conns", None)
+        if acquired is None or kept is None:
+            return None
+        return len(acquired), sum(map(len, list(kept.values())))
+
+    def _config(self) -> TraceConfig:
+        config = TraceConfig()
+        config.on_connection_queued_start.append(self._queued)
+        config.on_connection_queued_end.append(self._next)
+        config.on_connection_create_start.append(self._got)
+        config.on_connection_reuseconn.append(self._got)
+        config.on_request_exception.append(self._gave_up)
+        config.freeze()
+        return config
+
+    # What follows runs within the app's calls: it must not raise.
+
+    def _around_request(
+        self, original: Callable[..., Awaitable[ClientResponse]]
+    ) -> Callable[..., Awaitable[ClientResponse]]:
+        async def _request(session: ClientSession, *args: Any, **options: Any) -> ClientResponse:
+            exchange = self._begin(session)
+            try:
+                response = await original(session, *args, **options)
+            finally:
+                self._end(exchange)
+            self._received(response)
+            return response
+
+        return _request
+
+    def _around_read(
+        self, original: Callable[[ClientResponse], Awaitable[bytes]]
+    ) -> Callable[[ClientResponse], Awaitable[bytes]]:
+        async def read(response: ClientResponse) -> bytes:
+            exchange = CURRENT.get() if self._hooks.on else None
+            if exchange is None:
+                return await original(response)
+            self._enter(exchange)
+            try:
+                return await original(response)
+            finally:
+                self._end(exchange)
+
+        return read
+
+    def _begin(self, session: ClientSession) -> Exchange | None:
+        if not self._hooks.on:
+            return None
+        try:
+            self._used(session)
+            if session not in self._traced:
+                self._traced.add(session)
+                session.trace_configs.append(self._trace)
+        except Exception as error:
+            contain(COMPONENT, error)
+        exchange = CURRENT.get()
+        self._enter(exchange)
+        return exchange
+
+    def _enter(self, exchange: Exchange | None) -> None:
+        try:
+            enter(exchange, "http", perf_counter())
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    def _end(self, exchange: Exchange | None) -> None:
+        try:
+            leave(exchange, "http", perf_counter())
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    def _received(self, response: ClientResponse) -> None:
+        try:
+            if self._hooks.on:
+                self._answered(response.status)
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    async def _queued(self, _: ClientSession, wait: SimpleNamespace, _params: Any) -> None:
+        # Woken up in vain it queues again, and has waited since the first time.
+        wait.since = getattr(wait, "since", None) or perf_counter()
+
+    async def _next(self, _: ClientSession, wait: SimpleNamespace, _params: Any) -> None:
+        wait.until = perf_counter()
+
+    async def _got(self, session: ClientSession, wait: SimpleNamespace, _params: Any) -> None:
+        """There is a connection, or a place for one."""
+        self._waited(session, wait, getattr(wait, "until", 0.0))
+
+    async def _gave_up(self, session: ClientSession, wait: SimpleNamespace, _params: Any) -> None:
+        if getattr(wait, "since", None):
+            self._waited(session, wait, perf_counter())
+
+    def _waited(self, session: ClientSession, wait: SimpleNamespace, until: float) -> None:
+        try:
+            since = getattr(wait, "since", None) or until
+            wait.since = None
+            if self._hooks.on:
+                self._named(self._known(session)).queue.observe(until - since)
+        except Exception as error:
+            contain(COMPONENT, error)

@@ -1,0 +1,151 @@
+"""Caches of cashews: the commands that look up and store, by hand or by its decorators."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from cashews import Cache
+from cashews.wrapper.commands import CommandWrapper
+
+from fastobs._contain import contain
+from fastobs.config import Settings
+
+from . import Kit, Probe
+from ._caches import Caches, Loads, Tally, decorated, timed
+from ._hooks import Hooks
+
+__all__ = ["Cashews", "probe"]
+
+COMPONENT = "probes.cashews"
+DECORATORS = "cashews.decorators."
+
+
+def probe(kit: Kit) -> Probe:
+    """The adapter."""
+    return Cashews(kit)
+
+
+class Cashews(Probe):
+    """The caches family, for cashews.
+
+    One cache serves all functions of an app: a decorated one is counted under its own name, and
+    what is looked up by hand under the cache's.
+    """
+
+    kinds = (Cache,)
+
+    def __init__(self, kit: Kit) -> None:
+        super().__init__(kit)
+        self._hooks = Hooks()
+        self._caches = Caches(kit, lambda _: "cashews Cache")
+        self._functions: dict[str, Tally] = {}
+        self._loads = Loads()
+
+    def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
+        self._hooks.wrap(CommandWrapper, "get", self._around_get)
+        self._hooks.wrap(CommandWrapper, "get_many", self._around_get_many)
+        self._hooks.wrap(CommandWrapper, "set", self._around_set)
+
+    def detach(self) -> None:
+        self._hooks.undo()
+
+    def watch(self, obj: Any, name: str | None) -> bool:
+        if not isinstance(obj, Cache):
+            return False
+        self._caches.watch(obj, name)
+        return True
+
+    def found(self, obj: Any, name: str) -> None:
+        self._caches.found(obj, name)
+
+    def status(self) -> Iterator[tuple[str, str]]:
+        yield from self._caches.status()
+        for name in list(self._functions):
+            yield name, "function cached by cashews"
+
+    # What follows runs within the app's calls: it must not raise.
+
+    def _around_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        # Not async itself: only here, not in the coroutine, the caller's frame is next.
+        def get(cache: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+            tally = self._tally(cache)
+            looking = original(cache, key, *args, **kwargs)
+            if tally is None:
+                return looking
+            default = args[0] if args else kwargs.get("default")
+            return self._look(looking, cache, tally, (key,), default)
+
+        return get
+
+    def _around_get_many(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def get_many(cache: Any, *keys: Any, **kwargs: Any) -> Any:
+            tally = self._tally(cache)
+            looking = original(cache, *keys, **kwargs)
+            if tally is None:
+                return looking
+            return self._look(looking, cache, tally, keys, kwargs.get("default"), many=True)
+
+        return get_many
+
+    def _around_set(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        async def set(cache: Any, key: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A001 - its name
+            done = await timed(original(cache, key, *args, **kwargs))
+            self._stored(cache, key)
+            return done
+
+        return set
+
+    def _stored(self, cache: Any, key: str) -> None:
+        if not self._hooks.on:
+            return
+        try:
+            self._loads.stored(cache, key)
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    async def _look(
+        self,
+        looking: Any,
+        cache: Any,
+        tally: Tally,
+        keys: Iterable[Any],
+        default: Any,
+        *,
+        many: bool = False,
+    ) -> Any:
+        try:
+            value = await timed(looking)
+        except Exception:
+            tally.errors.add()
+            raise
+        try:
+            # A value that is the very object given as default cannot be told from a miss; the
+            # decorators have one of their own.
+            for key, one in zip(keys, value if many else (value,), strict=False):
+                if one is default:
+                    tally.misses.add()
+                    self._loads.missed(tally, cache, key)
+                else:
+                    tally.hits.add()
+        except Exception as error:
+            contain(COMPONENT, error)
+        return value
+
+    def _tally(self, cache: Any) -> Tally | None:
+        """Where a look-up is counted; None if it is not."""
+        if not self._hooks.on:
+            return None
+        try:
+            # Beyond this method and the hook.
+            name = decorated(sys._getframe(2), DECORATORS)
+            if name is None:
+                return self._caches.tally(cache)
+            tally = self._functions.get(name)
+            if tally is None:
+                tally = self._functions[name] = Tally(self.kit.meters, name)
+        except Exception as error:
+            contain(COMPONENT, error)
+            return None
+        return tally

@@ -1,0 +1,177 @@
+"""Functions that count themselves: ``lru_cache``, ``cache``, and all that have a ``cache_info()`` like theirs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import _lru_cache_wrapper
+from types import FunctionType
+from typing import Any
+from weakref import ref
+
+from fastobs import catalogue
+from fastobs._contain import contained
+from fastobs.cells import Reading
+
+from . import Kit, Probe
+from ._names import _own
+
+__all__ = ["CachedFunctions", "probe"]
+
+COMPONENT = "probes.functools"
+
+
+def probe(kit: Kit) -> Probe:
+    """The adapter."""
+    return CachedFunctions(kit)
+
+
+class Entry:
+    """A cached function."""
+
+    __slots__ = ("__weakref__", "given", "name", "obj", "wanted")
+
+    def __init__(self, obj: ref[Any], wanted: str) -> None:
+        self.obj = obj
+        self.wanted = wanted
+        self.given = self.name = ""
+
+
+class CachedFunctions(Probe):
+    """The caches family, for cached functions of any library.
+
+    Nothing is hooked: the functions count, and are asked. Misses are not loads (one that fails is
+    counted, too), so there is nothing to tell about evictions, load time or stampedes.
+    """
+
+    # Those that an object of the app's holds; functions and classes of modules are walked here.
+    kinds = (_lru_cache_wrapper,)
+
+    def __init__(self, kit: Kit) -> None:
+        super().__init__(kit)
+        self._entries: dict[int, Entry] = {}
+        self._seen = -1
+
+    def watch(self, obj: Any, name: str | None) -> bool:
+        if not _counts_itself(obj):
+            return False
+        entry = self._entry(obj, _declared(obj))
+        if name is not None and name != entry.given:
+            entry.given, entry.name = name, ""
+        return True
+
+    def found(self, obj: Any, name: str) -> None:
+        if _own(obj.__module__):
+            if not _is_test(obj.__module__):
+                self._entry(obj, _declared(obj))
+        elif not _is_import(obj):
+            # A function of somebody else's that the app caches.
+            self._entry(obj, name)
+
+    def read(self) -> Iterator[Reading]:
+        self._walk()
+        for entry in list(self._entries.values()):
+            with contained(COMPONENT):
+                yield from self._readings(entry)
+
+    def status(self) -> Iterator[tuple[str, str]]:
+        self._walk()
+        for entry in list(self._entries.values()):
+            function = entry.obj()
+            if function is not None:
+                yield (
+                    entry.name or entry.given or entry.wanted,
+                    f"cached function ({_library(function)})",
+                )
+
+    def _walk(self) -> None:
+        """Look for cached functions and methods in the app's modules, if there is something new."""
+        modules = [module for name, module in list(sys.modules.items()) if _own(name)]
+        size = sum(len(vars(module)) for module in modules)
+        if size == self._seen:
+            return
+        self._seen = size
+        for module in modules:
+            for name, value in list(vars(module).items()):
+                if isinstance(value, type):
+                    if value.__module__ == module.__name__:
+                        self._walk_class(value)
+                elif _counts_itself(value):
+                    self.found(value, f"{module.__name__}.{name}")
+
+    def _walk_class(self, cls: type) -> None:
+        for name, value in list(vars(cls).items()):
+            # Static and class methods, and properties.
+            function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+            if _counts_itself(function):
+                self.found(function, f"{cls.__module__}.{cls.__qualname__}.{name}")
+
+    def _entry(self, obj: Any, wanted: str) -> Entry:
+        key = id(obj)
+        entry = self._entries.get(key)
+        if entry is None:
+            kept = ref(obj, lambda _: self._entries.pop(key, None))
+            entry = self._entries[key] = Entry(kept, wanted)
+        return entry
+
+    def _readings(self, entry: Entry) -> Iterator[Reading]:
+        function = entry.obj()
+        if function is None:
+            return
+        if not entry.name:
+            entry.name = self.kit.names.claim(entry, entry.given or entry.wanted)
+        info = function.cache_info()
+        yield Reading(catalogue.CACHE_REQUESTS, (entry.name, "hit"), info.hits)
+        yield Reading(catalogue.CACHE_REQUESTS, (entry.name, "miss"), info.misses)
+        entries = info.currsize if hasattr(info, "currsize") else info.length
+        yield Reading(catalogue.CACHE_ENTRIES, (entry.name,), entries)
+        if (most := _most(info)) is not None:
+            yield Reading(catalogue.CACHE_MAX, (entry.name,), most)
+
+
+def _counts_itself(obj: Any) -> bool:
+    """By its type or, for a function, its own attributes: a proxy would say yes to everything."""
+    kind = type(obj)
+    if kind is _lru_cache_wrapper:
+        return True
+    attributes = vars(obj) if kind is FunctionType else vars(kind)
+    # With a cache_key it is one of cachetools, which has an adapter of its own.
+    return (
+        "cache_info" in attributes and "cache_key" not in attributes and hasattr(obj, "__wrapped__")
+    )
+
+
+def _declared(obj: Any) -> str:
+    return f"{obj.__module__}.{getattr(obj, '__qualname__', type(obj).__name__)}"
+
+
+def _is_test(module_name: str) -> bool:
+    """Whether it is a module of tests: what they cache is in the process, but none of the app's."""
+    return module_name.rpartition(".")[2].startswith(("test_", "conftest"))
+
+
+def _is_import(obj: Any) -> bool:
+    """Whether it is what its own module calls so: the app only imported it."""
+    place: Any = sys.modules.get(obj.__module__)
+    for name in getattr(obj, "__qualname__", "").split("."):
+        place = getattr(place, name, None)
+    return place is obj
+
+
+def _library(obj: Any) -> str:
+    # Of a function it is where its cache_info() comes from.
+    maker: Any = type(obj)
+    if maker is FunctionType:
+        maker = obj.cache_info
+    return str(maker.__module__).partition(".")[0]
+
+
+def _most(info: Any) -> float | None:
+    """The most entries; None if there is no limit, or perhaps one that is no number of entries."""
+    if hasattr(info, "currsize"):
+        most: float | None = info.maxsize
+        return most
+    # cachebox: 0 or the largest int is no limit, and entries may have sizes.
+    if 0 < info.maxsize < sys.maxsize and info.length == info.current_size > 0:
+        return float(info.maxsize)
+    return None

@@ -1,0 +1,139 @@
+"""Limiters of pyrate-limiter, which is also the one under fastapi-limiter."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from inspect import isawaitable
+from typing import Any
+from weakref import WeakSet
+
+from pyrate_limiter import Limiter
+
+from fastobs._contain import contain
+from fastobs._decisions import decide
+from fastobs.config import Settings
+
+from . import Kit, Probe
+from ._hooks import Hooks
+
+__all__ = ["PyrateLimiter", "probe"]
+
+COMPONENT = "probes.pyrate_limiter"
+
+
+def probe(kit: Kit) -> Probe:
+    """The adapter."""
+    return PyrateLimiter(kit)
+
+
+class PyrateLimiter(Probe):
+    """The limits family, for pyrate-limiter: what every limiter decides."""
+
+    kinds = (Limiter,)
+
+    def __init__(self, kit: Kit) -> None:
+        super().__init__(kit)
+        self._hooks = Hooks()
+        self._mine: WeakSet[Any] = WeakSet()
+
+    def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
+        self._hooks.wrap(Limiter, "try_acquire", self._around)
+        self._hooks.wrap(Limiter, "try_acquire_async", self._around_awaited)
+        # Private, and the only way that a decorated def function goes.
+        if "_try_acquire" in Limiter.__dict__:
+            self._hooks.wrap(Limiter, "_try_acquire", self._around_decorated)
+
+    def detach(self) -> None:
+        self._hooks.undo()
+
+    def watch(self, obj: Any, name: str | None) -> bool:
+        if not isinstance(obj, Limiter):
+            return False
+        if name is not None:
+            self._call(obj, name)
+        return True
+
+    def found(self, obj: Any, name: str) -> None:
+        if self.kit.names.of(obj) is None:
+            self._call(obj, name)
+
+    def status(self) -> Iterator[tuple[str, str]]:
+        for limiter in list(self._mine):
+            yield self.kit.names.of(limiter) or "", "pyrate-limiter Limiter"
+
+    def _call(self, limiter: Any, name: str) -> None:
+        self._mine.add(limiter)
+        self.kit.names.lend(limiter, self.kit.names.claim(limiter, name))
+
+    # What follows runs within the app's calls: it must not raise.
+
+    def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def try_acquire(limiter: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                allowed = original(limiter, *args, **kwargs)
+            except Exception:
+                self._decided(limiter, "error")
+                raise
+            if isawaitable(allowed):
+                # Its bucket is an asynchronous one.
+                return self._awaited(limiter, allowed)
+            self._decided(limiter, "allowed" if allowed else "limited")
+            return allowed
+
+        return try_acquire
+
+    def _around_awaited(
+        self, original: Callable[..., Awaitable[bool]]
+    ) -> Callable[..., Awaitable[bool]]:
+        async def try_acquire_async(limiter: Any, *args: Any, **kwargs: Any) -> bool:
+            return await self._awaited(limiter, original(limiter, *args, **kwargs))
+
+        return try_acquire_async
+
+    def _around_decorated(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def _try_acquire(limiter: Any, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("_allow_async_result", True):
+                # From one of the methods above, which tells the outcome itself.
+                return original(limiter, *args, **kwargs)
+            try:
+                allowed = original(limiter, *args, **kwargs)
+            except Exception as error:
+                self._decided(limiter, "limited" if isinstance(error, TimeoutError) else "error")
+                raise
+            self._decided(limiter, "allowed" if allowed else "limited")
+            return allowed
+
+        return _try_acquire
+
+    async def _awaited(self, limiter: Any, deciding: Awaitable[bool]) -> bool:
+        try:
+            allowed = await deciding
+        except Exception:
+            self._decided(limiter, "error")
+            raise
+        self._decided(limiter, "allowed" if allowed else "limited")
+        return allowed
+
+    def _decided(self, limiter: Any, outcome: str) -> None:
+        if not self._hooks.on:
+            return
+        try:
+            name = self.kit.names.of(limiter)
+            if name is None:
+                # It may be in a variable.
+                self.kit.look()
+                self.found(limiter, "pyrate_limiter")
+                name = self.kit.names.of(limiter) or ""
+            # What is acquired has the caller in its name: that is no label. The rates are.
+            decide(self.kit.meters, name, _rates(limiter), outcome)
+        except Exception as error:
+            contain(COMPONENT, error)
+
+
+def _rates(limiter: Any) -> str:
+    """What is allowed, like ``5 per 60 s``; empty if a factory gives every caller its own bucket."""
+    bucket = getattr(limiter.bucket_factory, "bucket", None)
+    rates = getattr(bucket, "rates", None)
+    if not isinstance(rates, list):
+        return ""
+    return ", ".join(f"{rate.limit} per {rate.interval / 1000:g} s" for rate in rates)

@@ -1,0 +1,267 @@
+"""Connections and requests of aiohttp's client."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import (
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    TCPConnector,
+    TraceConfig,
+)
+from fastapi import FastAPI
+
+from fastobs import catalogue, watch
+from fastobs._exchange import CURRENT
+from fastobs.cells import Meters
+from fastobs.config import load
+from fastobs.probes import Kit
+from fastobs.probes.aiohttp import probe
+from tests.driving import call, values
+from tests.probes.upstream import Upstream, going_on, request, upstream
+from tests.probes.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def server() -> Iterator[Upstream]:
+    with upstream() as server:
+        yield server
+
+
+@asynccontextmanager
+async def a_session(server: Upstream, **options: Any) -> AsyncIterator[ClientSession]:
+    """One that is called shop."""
+    async with ClientSession(server.url, **options) as session:
+        yield watch(session, name="shop")
+
+
+async def get(session: ClientSession, path: str = "/") -> int:
+    async with session.get(path) as response:
+        await response.read()
+        return response.status
+
+
+def queued(session: ClientSession) -> int:
+    connector: Any = session.connector
+    return len(connector._waiters)
+
+
+async def test_connections_are_told_apart(server, probes, read):
+    """A connection is active while a request has it, and idle after that."""
+    async with a_session(server) as session:
+        held = asyncio.create_task(get(session, "/hold"))
+        await until(lambda: server.holding)
+        during = read(catalogue.CLIENT_OPEN)
+        server.release.set()
+        await held
+        after = read(catalogue.CLIENT_OPEN)
+
+    assert during == {("active", "shop"): 1, ("idle", "shop"): 0}
+    assert after == {("active", "shop"): 0, ("idle", "shop"): 1}
+    assert read(catalogue.CLIENT_OPEN) == {}
+
+
+async def test_a_session_from_before_is_seen(server, attach, read):
+    """It need not be in a variable either: its next request is enough."""
+    async with ClientSession(server.url) as session:
+        await get(session)
+        attach()
+        await get(session)
+
+        assert read(catalogue.CLIENT_OPEN) == {("active", "aiohttp"): 0, ("idle", "aiohttp"): 1}
+        assert read(catalogue.CLIENT_QUEUE) == {("aiohttp",): 1}
+
+
+async def test_waiting_for_a_connection_ends_with_the_connection(server, probes, read):
+    """Not with the answer: the request that has one waited no longer, the next one still does."""
+    async with a_session(server, connector=TCPConnector(limit=1)) as session:
+        first = asyncio.create_task(get(session, "/hold"))
+        await until(lambda: server.holding)
+        second = asyncio.create_task(get(session))
+        await asyncio.sleep(0)
+        during = read(catalogue.CLIENT_QUEUE)
+        server.release.set()
+        await asyncio.gather(first, second)
+
+    assert during == {("shop",): 1}
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 2}
+
+
+async def test_only_who_queues_waits(server, probes, meters):
+    """A connection that is free, or can be opened, is no wait."""
+    async with a_session(server, connector=TCPConnector(limit=1)) as session:
+        await get(session)
+        await get(session)
+        waits = meters.histogram(catalogue.CLIENT_QUEUE, "shop")
+        free = waits.sum
+        first = asyncio.create_task(get(session, "/hold"))
+        await until(lambda: server.holding)
+        second = asyncio.create_task(get(session))
+        await until(lambda: queued(session))
+        server.release.set()
+        await asyncio.gather(first, second)
+
+    assert free == 0
+    assert waits.sum > 0
+
+
+async def test_waiting_in_vain_is_waiting(server, probes, read):
+    """The timeout ends it, and is the app's exception."""
+    async with a_session(server, connector=TCPConnector(limit=1)) as session:
+        first = asyncio.create_task(get(session, "/hold"))
+        await until(lambda: server.holding)
+        with pytest.raises(TimeoutError):
+            await session.get("/", timeout=ClientTimeout(connect=0.001))
+        waited = read(catalogue.CLIENT_QUEUE)
+        server.release.set()
+        await first
+
+    assert waited == {("shop",): 2}
+
+
+async def test_a_request_is_a_part_of_the_exchange(server, probes):
+    """Until the headers are there, and while the body is read; none goes on when it has failed."""
+    async with a_session(server) as session:
+        with request() as exchange:
+            response = await session.get("/")
+            sent = exchange.parts["http"]
+            between = going_on(exchange)
+            await response.text()
+            read = exchange.parts["http"]
+            with pytest.raises(ClientError):
+                await session.get("http://127.0.0.1:1/")
+            after = going_on(exchange)
+
+    assert 0 < sent < read
+    assert (between, after) == ([], [])
+
+
+async def test_a_429_is_counted_although_we_answer_200(server, observed, read):
+    """By the route that asked."""
+    app = FastAPI()
+    async with a_session(server) as session:
+
+        @app.get("/orders/{order}")
+        async def order(order: int) -> int:
+            return await get(session, "/429")
+
+        observed(app)
+        answer = await call(app, "/orders/1")
+
+    assert answer.status == 200
+    assert read(catalogue.LIMIT_REJECTED)["/orders/{order}", "upstream"] == 1
+
+
+async def test_the_apps_own_trace_is_told_as_always(server, probes, read):
+    """Ours comes on top."""
+    events: list[str] = []
+
+    async def started(*_: Any) -> None:
+        events.append("started")
+
+    config = TraceConfig()
+    config.on_request_start.append(started)
+    async with a_session(server, trace_configs=[config]) as session:
+        await get(session)
+
+    assert events == ["started"]
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1}
+
+
+async def test_a_session_is_called_after_its_variable(server, monkeypatch, attach, read):
+    """Unless watch() gave it a name."""
+    module: Any = ModuleType("an_app")
+    module.__file__ = "/srv/an_app.py"
+    monkeypatch.setitem(sys.modules, "an_app", module)
+    async with ClientSession(server.url) as module.prices:
+        probes = attach()
+        await get(module.prices)
+
+        assert read(catalogue.CLIENT_OPEN)["idle", "an_app.prices"] == 1
+        assert "  an_app.prices: aiohttp ClientSession" in probes.status()
+
+
+async def test_a_connector_that_looks_different_shows_nothing(server, probes, read, monkeypatch):
+    """Rather nothing than something wrong."""
+    async with a_session(server) as session:
+        with monkeypatch.context() as patch:
+            patch.delattr(session.connector, "_conns")
+
+            assert read(catalogue.CLIENT_OPEN) == {}
+
+
+async def test_every_hook_comes_out_again(server, attach, read):
+    """The library and its sessions are as they were; what was counted stays counted."""
+    before = dict(vars(ClientSession)), dict(vars(ClientResponse))
+    async with ClientSession(server.url) as session:
+        probes = attach()
+        await get(session)
+        during = dict(vars(ClientSession)), dict(vars(ClientResponse))
+        traced = list(session.trace_configs)
+        probes.detach()
+        await get(session)
+
+        assert session.trace_configs == []
+    assert before != during
+    assert len(traced) == 1
+    assert (dict(vars(ClientSession)), dict(vars(ClientResponse))) == before
+    assert read(catalogue.CLIENT_QUEUE) == {("aiohttp",): 1}
+
+
+async def test_a_hook_that_somebody_wrapped_does_nothing_any_more(
+    server, attach, monkeypatch, read
+):
+    """It cannot be taken out, so it only passes on; nor does a request on its way count."""
+    probes = attach()
+    for owner, name in ((ClientSession, "_request"), (ClientResponse, "read")):
+        hooked = getattr(owner, name)
+        wrapped = lambda *args, hooked=hooked, **options: hooked(*args, **options)  # noqa: E731
+        monkeypatch.setattr(owner, name, wrapped)
+    async with a_session(server, connector=TCPConnector(limit=1)) as session:
+        first = asyncio.create_task(get(session, "/hold"))
+        await until(lambda: server.holding)
+        second = asyncio.create_task(get(session))
+        await until(lambda: queued(session))
+        probes.detach()
+        server.release.set()
+        await asyncio.gather(first, second)
+        with request() as exchange:
+            await get(session, "/429")
+
+    assert exchange.parts == {}
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1}
+    assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 0
+
+
+@pytest.mark.usefixtures("contained_errors")
+async def test_an_error_of_ours_stays_ours(server: Upstream, meters: Meters) -> None:
+    """The app has its answer, whatever of ours is broken; the errors are counted."""
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError
+
+    names: Any = SimpleNamespace(claim=refuse)
+    adapter = probe(Kit(meters=meters, names=names, look=refuse))
+    adapter.attach(load(None, {}))
+    broken: Any = object()
+    token = CURRENT.set(broken)
+    try:
+        async with ClientSession(server.url) as session:
+            statuses = [await get(session), await get(session, "/429")]
+    finally:
+        CURRENT.reset(token)
+        adapter.detach()
+
+    assert statuses == [200, 429]
+    assert values(meters, catalogue.SELF_ERRORS)["probes.aiohttp",] > 5

@@ -1,0 +1,332 @@
+"""Pools of asyncpg, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+import httpx
+import pytest
+from asyncpg.pool import (  # type: ignore[import-untyped]
+    Pool,
+    PoolConnectionHolder,
+)
+from fastapi import FastAPI
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from fastobs import catalogue, watch
+from fastobs.cells import Meters
+from fastobs.cells.meters import Histogram
+from fastobs.probes import asyncpg as adapter
+from tests.probes.waiting import until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.integration]
+
+Read = Callable[..., dict[tuple[str, ...], float]]
+SLEEP = "SELECT pg_sleep(0.1)"
+
+
+@asynccontextmanager
+async def pool_of(url: str, **options: Any) -> AsyncIterator[Any]:
+    """A pool with room for one connection."""
+    sizes = {"min_size": 1, "max_size": 1, **options}
+    async with asyncpg.create_pool(url, **sizes) as pool:
+        yield pool
+
+
+def total(meters: Meters, metric: catalogue.Metric) -> float:
+    return sum(row.sum for row in meters.rows(metric) if isinstance(row, Histogram))
+
+
+async def soon(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        await until(condition)
+
+
+async def test_three_queries_through_one_connection_wait_for_each_other(
+    database_url: str, observed: Any, meters: Meters, read: Read
+) -> None:
+    """The waits are those of the two that came too late; the connection is opened once."""
+    async with pool_of(database_url) as pool:
+        watch(pool, name="small")
+        app = FastAPI()
+
+        @app.get("/")
+        async def query() -> None:
+            async with pool.acquire() as connection:
+                await connection.execute(SLEEP)
+
+        observed(app)
+        await pool.expire_connections()
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            await http.get("/")
+            first = total(meters, catalogue.POOL_WAIT)
+            used = total(meters, catalogue.POOL_USE)
+            await asyncio.gather(*(http.get("/") for _ in range(3)))
+        waited = total(meters, catalogue.POOL_WAIT)
+        used = total(meters, catalogue.POOL_USE) - used
+        parts = {row.values[1]: row.cells[row.at] for row in meters.rows(catalogue.HTTP_PART)}
+
+        assert first < total(meters, catalogue.POOL_CREATE)
+        assert 0.85 < (waited - first) / used < 1.15
+        assert 0.99 < parts["pool_wait"] / waited < 1.01
+        assert read(catalogue.POOL_WAIT) == {("small",): 4}
+        assert read(catalogue.POOL_CREATE) == {("small",): 1}
+        assert read(catalogue.POOL_PENDING) == {("small",): 0}
+        assert read(catalogue.POOL_MAX) == {("small",): 1}
+
+
+async def test_one_gives_up_and_one_is_cancelled(
+    database_url: str, probes: Any, read: Read
+) -> None:
+    """An exhausted pool: one timeout is counted, and nobody is pending or served in the end."""
+    async with pool_of(database_url) as pool:
+        watch(pool, name="small")
+        async with pool.acquire():
+            late = asyncio.create_task(pool._acquire(0.1))
+            cancelled = asyncio.create_task(pool._acquire(None))
+            await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 2)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            pending = read(catalogue.POOL_PENDING)
+            with pytest.raises(TimeoutError):
+                await late
+            during = read(catalogue.POOL_COUNT)
+
+        assert pending == {("small",): 1}
+        assert read(catalogue.POOL_TIMEOUTS) == {("small",): 1}
+        assert read(catalogue.POOL_PENDING) == {("small",): 0}
+        assert read(catalogue.POOL_WAIT) == {("small",): 3}
+        assert during == {("small", "used"): 1, ("small", "idle"): 0}
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
+
+
+async def test_the_oldest_checkout_is_shown_while_it_is_out(
+    database_url: str, probes: Any, read: Read
+) -> None:
+    """Outside of a request it has no route."""
+    async with pool_of(database_url) as pool:
+        watch(pool, name="small")
+        async with pool.acquire():
+            ages = read(catalogue.POOL_OLDEST)
+
+        assert ages.keys() == {("small", "")}
+        assert read(catalogue.POOL_OLDEST) == {}
+
+
+async def test_a_server_that_hangs_up_leaves_nothing_behind(
+    database_url: str, probes: Any, read: Read
+) -> None:
+    """A connection that is lost while it is out is neither used nor idle, and its use has ended."""
+    async with pool_of(database_url, min_size=0) as pool:
+        watch(pool, name="small")
+        async with pool.acquire() as connection:
+            with pytest.raises(asyncpg.PostgresError):
+                await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        await soon(lambda: not sum(read(catalogue.POOL_COUNT).values()))
+        uses = read(catalogue.POOL_USE)
+        await pool.execute("SELECT 1")
+
+        assert uses == {("small",): 1}
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
+        assert read(catalogue.POOL_CREATE) == {("small",): 2}
+        assert read(catalogue.POOL_USE) == {("small",): 2}
+
+
+async def test_a_connection_that_cannot_be_opened_leaves_nothing_behind(
+    database_url: str, postgresql: Any, probes: Any, read: Read
+) -> None:
+    """It was no wait that timed out; and neither used nor created."""
+    missing = postgresql.url("no_such_database")
+    async with asyncpg.create_pool(missing, min_size=0, max_size=1) as pool:
+        watch(pool, name="small")
+        with pytest.raises(asyncpg.InvalidCatalogNameError):
+            await pool.acquire()
+
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 0}
+        assert read(catalogue.POOL_PENDING) == {("small",): 0}
+        assert read(catalogue.POOL_CREATE) == {("small",): 0}
+        assert read(catalogue.POOL_TIMEOUTS) == {("small",): 0}
+        assert read(catalogue.POOL_OLDEST) == {}
+
+
+async def test_a_pool_that_is_closed_is_not_shown(
+    database_url: str, probes: Any, read: Read
+) -> None:
+    """Not while it closes but still has a connection out; what was counted stays."""
+    async with pool_of(database_url) as pool:
+        watch(pool, name="small")
+        connection = await pool.acquire()
+        closing = asyncio.create_task(pool.close())
+        await soon(pool.is_closing)
+        during = read(catalogue.POOL_COUNT)
+        await pool.release(connection)
+        await closing
+
+    assert during == {("small", "used"): 1, ("small", "idle"): 0}
+    assert read(catalogue.POOL_COUNT) == {}
+    assert read(catalogue.POOL_USE) == {("small",): 1}
+    assert "small" not in probes.status()
+
+
+async def test_a_pool_that_is_forgotten_is_not_kept_alive(
+    database_url: str, probes: Any, read: Read
+) -> None:
+    """Nobody closed it, and it is gone."""
+    pool = asyncpg.create_pool(database_url, min_size=0, max_size=1)
+    watch(pool, name="small")
+    assert read(catalogue.POOL_MAX) == {("small",): 1}
+    await pool
+    await pool.execute("SELECT 1")
+    pool.terminate()
+    del pool
+    gc.collect()
+
+    assert read(catalogue.POOL_MAX) == {}
+
+
+async def test_names_come_from_the_most_telling_source(
+    database_url: str, probes: Any, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """watch() over the variable over driver, host and database, without credentials."""
+    module = __import__(__name__, fromlist=["x"])
+    url = make_url(database_url).set(username="postgres", password="secret").render_as_string(False)
+    async with pool_of(url) as watched, pool_of(url) as variable, pool_of(url) as local:
+        watch(watched, name="watched")
+        monkeypatch.setattr(module, "a_variable", variable, raising=False)
+        for pool in (watched, variable, local):
+            await pool.execute("SELECT 1")
+        watch(local)
+        before = {name for (name,) in read(catalogue.POOL_MAX)}
+        watch(local, name="renamed")
+        watch(local, name="renamed")
+
+        described = "asyncpg:" + database_url.rpartition("@")[2]
+        assert before == {"watched", f"{__name__}.a_variable", described}
+        assert ("renamed",) in read(catalogue.POOL_MAX)
+        assert "renamed: asyncpg Pool, at most 1 connections" in probes.status()
+        assert read(catalogue.POOL_CREATE)["watched",] == 1
+
+
+@pytest.mark.parametrize(
+    ("dsn", "options", "name"),
+    [
+        ("postgresql://me:secret@db/shop?password=x", {}, "asyncpg:db/shop"),
+        ("postgresql://me:secret@one:1,two:2/shop", {}, "asyncpg"),
+        (None, {"host": "db", "port": 6432, "database": "shop"}, "asyncpg:db:6432/shop"),
+        (None, {"host": ["one", "two"]}, "asyncpg"),
+        (None, {}, "asyncpg"),
+    ],
+)
+async def test_an_address_has_no_credentials(dsn, options, name, probes, read) -> None:
+    """Of what a pool connects with only host, port and database are told."""
+    pool = asyncpg.create_pool(dsn, **options)
+    watch(pool)
+
+    assert read(catalogue.POOL_MAX) == {(name,): 10}
+
+
+async def test_an_engine_over_asyncpg_is_one_pool(
+    database_url: str, probes: Any, read: Read
+) -> None:
+    """SQLAlchemy has pools of its own; what it does is counted once."""
+    url = make_url(database_url).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(url, pool_logging_name="engine")
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+
+    assert read(catalogue.POOL_WAIT) == {("engine",): 1}
+    assert read(catalogue.POOL_CREATE) == {("engine",): 1}
+    assert sum(read(catalogue.DB_DURATION).values()) == 1
+    await engine.dispose()
+
+
+HOOKED = [
+    (Pool, "_acquire"),
+    (Pool, "_get_new_connection"),
+    (PoolConnectionHolder, "acquire"),
+    (PoolConnectionHolder, "_release"),
+]
+
+
+async def test_every_hook_comes_out_again(database_url: str, attach: Any, read: Read) -> None:
+    """Also of what is out meanwhile, and of a hook that somebody has wrapped."""
+    before = [vars(owner)[name] for owner, name in HOOKED]
+    probes = attach()
+    ours = Pool._acquire
+    assert all(vars(o)[n] is not b for (o, n), b in zip(HOOKED, before, strict=True))
+
+    async def theirs(*args: Any) -> Any:
+        return await ours(*args)
+
+    async with pool_of(database_url) as pool:
+        watch(pool, name="small")
+        async with pool.acquire():
+            probes.detach()
+        assert [vars(owner)[name] for owner, name in HOOKED] == before
+        attach()
+        ours, Pool._acquire = Pool._acquire, theirs
+        probes.detach()
+        try:
+            await pool.execute("SELECT 1")
+        finally:
+            Pool._acquire = before[0]
+
+        assert read(catalogue.POOL_WAIT) == {("small",): 1}
+        assert read(catalogue.POOL_USE) == {("small",): 0}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "unknown"),
+    [
+        (Pool, "_acquire", {catalogue.POOL_WAIT, catalogue.POOL_USE, catalogue.POOL_PENDING}),
+        (Pool, "_get_new_connection", {catalogue.POOL_CREATE}),
+        (PoolConnectionHolder, "_release", {catalogue.POOL_USE}),
+    ],
+)
+async def test_what_a_release_hides_is_unknown(
+    owner, name, unknown, database_url, attach, read, monkeypatch
+) -> None:
+    """Its series are absent, the others are right, and status() says so."""
+
+    def known(kind: type) -> dict[str, Any]:
+        return {n: v for n, v in vars(kind).items() if (kind, n) != (owner, name)}
+
+    monkeypatch.setattr(adapter, "vars", known, raising=False)
+    probes = attach()
+    async with pool_of(database_url) as pool:
+        watch(pool, name="small")
+        await pool.execute("SELECT 1")
+        timed = {catalogue.POOL_WAIT, catalogue.POOL_CREATE, catalogue.POOL_USE}
+        shown = {m for m in {*timed, catalogue.POOL_PENDING} if read(m)}
+
+        assert shown == {*timed, catalogue.POOL_PENDING} - unknown
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
+        assert "asyncpg: this release hides some of its times: " in probes.status()
+
+
+@pytest.mark.usefixtures("contained_errors")
+@pytest.mark.parametrize("broken", ["enter", "leave", "Checkout", "ref"])
+async def test_an_error_of_ours_stays_ours(
+    broken, database_url: str, attach: Any, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The app gets its connection, and the error is counted."""
+
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(adapter, broken, fail)
+    probes = attach()
+    async with pool_of(database_url, min_size=0) as pool:
+        watch(pool, name="small")
+        assert await pool.fetchval("SELECT 1", timeout=5) == 1
+
+        assert set(read(catalogue.POOL_PENDING).values()) <= {0}
+        assert "small" in probes.status()

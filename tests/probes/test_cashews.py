@@ -1,0 +1,183 @@
+"""Caches of cashews."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from cashews import Cache
+from cashews.wrapper.commands import CommandWrapper
+
+from fastobs import catalogue, watch
+from fastobs.probes import Probes
+from fastobs.probes import cashews as adapter
+
+Read = Callable[..., dict[tuple[str, ...], float]]
+pytestmark = pytest.mark.anyio
+HERE = __name__
+
+
+@pytest.fixture
+async def cache() -> AsyncIterator[Any]:
+    cache = Cache()
+    cache.setup("mem://")
+    yield cache
+    await cache.close()
+
+
+def counts(read: Read, name: str = "c") -> tuple[float, float, float]:
+    """Hits, misses and errors."""
+    requests = read(catalogue.CACHE_REQUESTS)
+    return requests[name, "hit"], requests[name, "miss"], requests[name, "error"]
+
+
+def loads(read: Read, name: str = "c") -> tuple[float, float]:
+    """Loads and stampedes."""
+    return read(catalogue.CACHE_LOAD)[name,], read(catalogue.CACHE_STAMPEDES)[name,]
+
+
+async def test_look_ups_by_hand_are_the_caches(cache: Any, probes: Probes, read: Read) -> None:
+    """One by one and many at once; what is missed and then stored was loaded."""
+    watch(cache, name="c")
+    assert await cache.get("a") is None
+    assert await cache.get("a", 5) == 5
+    assert await cache.get("a", default=6) == 6
+    await cache.set("a", 1)
+    assert await cache.get("a") == 1
+    assert await cache.get_many("a", "b", default=7) == (1, 7)
+    assert await cache.get_or_set("z", default=9) == 9
+
+    assert counts(read) == (2, 5, 0)
+    assert loads(read) == (2, 0)
+    assert "  c: cashews Cache" in probes.status()
+
+
+def decorated(cache: Any, kind: str) -> Any:
+    """Decorated before the probes look at it; the key has the user in it."""
+
+    async def load(user: str) -> int:
+        return len(user)
+
+    return getattr(cache, kind)(ttl="1m", key="user:{user}")(load)
+
+
+@pytest.mark.parametrize("kind", ["__call__", "early", "soft"])
+async def test_a_decorated_function_is_counted_by_its_name(
+    kind: str, cache: Any, attach: Callable[..., Probes], read: Read
+) -> None:
+    """Of one cache for all, each function is seen by itself; keys are no labels."""
+    function = decorated(cache, kind)
+    probes = attach()
+    for user in ("bob", "bob", "alice"):
+        await function(user)
+
+    name = f"{HERE}.decorated.<locals>.load"
+    assert counts(read, name) == (1, 2, 0)
+    assert loads(read, name) == (2, 0)
+    assert f"  {name}: function cached by cashews" in probes.status()
+    assert "bob" not in str(read(catalogue.CACHE_REQUESTS))
+
+
+async def test_callers_that_cashews_lets_wait_are_one_load(
+    cache: Any, probes: Probes, read: Read
+) -> None:
+    """Five at once are one look-up."""
+    go = asyncio.Event()
+
+    @cache(ttl="1m", key="one")
+    async def one() -> int:
+        await go.wait()
+        return 1
+
+    tasks = [asyncio.ensure_future(one()) for _ in range(5)]
+    await asyncio.sleep(0)
+    go.set()
+    assert await asyncio.gather(*tasks) == [1] * 5
+
+    name = f"{HERE}.test_callers_that_cashews_lets_wait_are_one_load.<locals>.one"
+    assert loads(read, name) == (1, 0)
+
+
+async def test_a_cached_none_is_a_hit_for_a_decorator(
+    cache: Any, probes: Probes, read: Read
+) -> None:
+    """The decorators have a default of their own."""
+
+    @cache(ttl="1m", key="one", condition=lambda *_, **__: True)
+    async def one() -> None:
+        return None
+
+    await one()
+    await one()
+
+    name = f"{HERE}.test_a_cached_none_is_a_hit_for_a_decorator.<locals>.one"
+    assert counts(read, name) == (1, 1, 0)
+
+
+async def test_a_backend_that_fails_is_an_error(cache: Any, probes: Probes, read: Read) -> None:
+    """Neither hit nor miss, and the app's to handle."""
+
+    async def down(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    watch(cache, name="c")
+    cache.add_middleware(down)
+    with pytest.raises(ConnectionError):
+        await cache.get("a")
+    with pytest.raises(ConnectionError):
+        await cache.get_many("a")
+
+    assert counts(read) == (0, 0, 2)
+
+
+async def test_a_cache_is_called_after_its_variable(
+    cache: Any, probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that is in none after what it is."""
+    module = __import__(HERE, fromlist=["x"])
+    monkeypatch.setattr(module, "a_cache", cache, raising=False)
+    other = watch(Cache())
+    other.setup("mem://")
+    await cache.get("a")
+    await other.get("a")
+    await other.close()
+
+    assert counts(read, f"{HERE}.a_cache") == (0, 1, 0)
+    assert counts(read, "cashews Cache") == (0, 1, 0)
+
+
+async def test_every_hook_comes_out_again(
+    cache: Any, attach: Callable[..., Probes], read: Read
+) -> None:
+    """One that somebody kept counts nothing more."""
+
+    def hooked() -> list[Any]:
+        return [CommandWrapper.__dict__[name] for name in ("get", "get_many", "set")]
+
+    before = hooked()
+    probes = attach()
+    get, get_many, put = hooked()
+    assert not {get, get_many, put} & set(before)
+
+    probes.detach()
+    await get(cache, "a")
+    await get_many(cache, "a")
+    await put(cache, "a", 1)
+
+    assert hooked() == before
+    assert not [key for key in read(catalogue.CACHE_REQUESTS) if "cashews" in key[0]]
+
+
+@pytest.mark.usefixtures("contained_errors")
+async def test_an_error_of_ours_stays_ours(cache: Any, probes: Probes, read: Read) -> None:
+    """The value is handed on, and the error is counted."""
+    probe: Any = next(p for p in probes._attached.values() if isinstance(p, adapter.Cashews))
+    probe._loads = None
+    await cache.set("a", 1)
+    assert await cache.get("b") is None
+    probe._caches = None
+    assert await cache.get("a") == 1
+
+    assert read(catalogue.SELF_ERRORS)["probes.cashews",] == 3

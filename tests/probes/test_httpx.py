@@ -1,0 +1,400 @@
+"""Connections and requests of httpx and httpx2."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+import threading
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+
+from fastobs import catalogue, watch
+from fastobs._exchange import CURRENT
+from fastobs.cells import Meters
+from fastobs.config import load
+from fastobs.probes import Kit
+from fastobs.probes.httpx import SENDING, probe
+from tests.driving import call, values
+from tests.probes.upstream import Upstream, going_on, request, upstream
+from tests.probes.waiting import until
+
+
+@pytest.fixture(params=["httpx", "httpx2"])
+def library(request: Any) -> Any:
+    """Both have the same classes."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def server() -> Iterator[Upstream]:
+    with upstream() as server:
+        yield server
+
+
+@pytest.fixture
+def client(library: Any, server: Upstream) -> Iterator[Any]:
+    """Made before the probes are attached, since it is asked for first."""
+    with library.Client(base_url=server.url, trust_env=False) as client:
+        yield watch(client, name="shop")
+
+
+def asynchronous(library: Any, server: Upstream, **options: Any) -> Any:
+    return library.AsyncClient(base_url=server.url, trust_env=False, **options)
+
+
+def test_a_sync_clients_connections_are_told_apart(client, server, probes, read):
+    """A connection is active while a request has it, and idle after that."""
+    held = threading.Thread(target=client.get, args=("/hold",))
+    held.start()
+    asyncio.run(until(lambda: server.holding))
+    during = read(catalogue.CLIENT_OPEN)
+    server.release.set()
+    held.join()
+
+    assert during == {("active", "shop"): 1, ("idle", "shop"): 0}
+    assert read(catalogue.CLIENT_OPEN) == {("active", "shop"): 0, ("idle", "shop"): 1}
+
+
+@pytest.mark.anyio
+async def test_an_async_clients_connections_are_told_apart(library, server, probes, read):
+    """The same for the client of event loops, and until it is closed."""
+    async with asynchronous(library, server) as client:
+        watch(client, name="shop")
+        held = asyncio.create_task(client.get("/hold"))
+        await until(lambda: server.holding)
+        during = read(catalogue.CLIENT_OPEN)
+        server.release.set()
+        await held
+        after = read(catalogue.CLIENT_OPEN)
+
+    assert during == {("active", "shop"): 1, ("idle", "shop"): 0}
+    assert after == {("active", "shop"): 0, ("idle", "shop"): 1}
+    assert read(catalogue.CLIENT_OPEN) == {("active", "shop"): 0, ("idle", "shop"): 0}
+
+
+@pytest.mark.anyio
+async def test_a_client_from_before_keeps_the_pool_that_it_has(library, server, attach, read):
+    """Connections that were open before the probes are attached are seen with its next request."""
+    async with asynchronous(library, server) as client:
+        await client.get("/")
+        attach()
+        await client.get("/")
+
+        assert read(catalogue.CLIENT_OPEN)["idle", library.__name__] == 1
+
+
+@pytest.mark.anyio
+async def test_waiting_for_a_connection_ends_with_the_connection(library, server, probes, read):
+    """Not with the answer: the request that has one waited no longer, the next one still does."""
+    async with asynchronous(library, server, limits=library.Limits(max_connections=1)) as client:
+        watch(client, name="shop")
+        first = asyncio.create_task(client.get("/hold"))
+        await until(lambda: server.holding)
+        second = asyncio.create_task(client.get("/"))
+        await asyncio.sleep(0)
+        during = read(catalogue.CLIENT_QUEUE)
+        server.release.set()
+        await asyncio.gather(first, second)
+
+    assert during == {("shop",): 1}
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 2}
+
+
+@pytest.mark.anyio
+async def test_waiting_in_vain_is_waiting(library, server, probes, read):
+    """The pool's timeout ends it, and is the app's exception."""
+    limits, timeout = library.Limits(max_connections=1), library.Timeout(30, pool=0.001)
+    async with asynchronous(library, server, limits=limits, timeout=timeout) as client:
+        first = asyncio.create_task(client.get("/hold"))
+        await until(lambda: server.holding)
+        with pytest.raises(library.PoolTimeout):
+            await client.get("/")
+        waited = read(catalogue.CLIENT_QUEUE)
+        server.release.set()
+        await first
+
+    assert waited == {(library.__name__,): 2}
+
+
+def test_a_request_is_a_part_of_the_exchange(client, probes):
+    """Its time is told under http, and none goes on when it has failed."""
+    with request() as exchange:
+        client.get("/")
+        sent = exchange.parts["http"]
+        with pytest.raises(
+            importlib.import_module(client.__module__.partition(".")[0]).ConnectError
+        ):
+            client.get("http://127.0.0.1:1/")
+        unfinished = going_on(exchange)
+
+    assert sent > 0
+    assert exchange.parts["http"] > sent
+    assert unfinished == []
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_request_ends_its_part(library, server, probes):
+    """Whatever the client was waiting for."""
+    async with asynchronous(library, server) as client:
+        with request() as exchange:
+            task = asyncio.create_task(client.get("/hold"))
+            await until(lambda: server.holding)
+            task.cancel()
+            await asyncio.wait({task})
+
+            assert going_on(exchange) == []
+            assert SENDING.get() is None
+
+
+def test_a_streamed_body_is_waited_for_chunk_by_chunk(client, probes):
+    """What the app does between two chunks is not the upstream's time."""
+    with request() as exchange, client.stream("GET", "/") as response:
+        before = exchange.parts["http"]
+        unfinished = [going_on(exchange) for _ in response.iter_raw(2)]
+
+    assert unfinished == [[], [], []]
+    assert exchange.parts["http"] > before
+
+
+@pytest.mark.anyio
+async def test_a_body_that_is_left_early_is_closed(library, server, probes):
+    """As without us."""
+    async with asynchronous(library, server) as client:
+        with request() as exchange:
+            async with client.stream("GET", "/") as response:
+                chunks = response.aiter_raw(2)
+                first = await anext(chunks)
+                await chunks.aclose()
+            async with client.stream("GET", "/") as whole:
+                rest = [chunk async for chunk in whole.aiter_raw()]
+            unfinished = going_on(exchange)
+
+    assert (first, rest, unfinished) == (b"he", [b"hello"], [])
+    assert response.is_closed
+
+
+@pytest.mark.anyio
+async def test_a_429_is_counted_although_we_answer_200(library, server, observed, meters, read):
+    """By the route that asked, also if a middleware asked before routing."""
+    app = FastAPI()
+    async with asynchronous(library, server) as client:
+
+        @app.get("/orders/{order}")
+        async def order(order: int) -> int:
+            return int((await client.get("/429")).status_code)
+
+        @app.middleware("http")
+        async def ask(request: Request, call_next: Any) -> Any:
+            if "early" in request.url.query:
+                await client.get("/429")
+            return await call_next(request)
+
+        observed(app)
+        answers = [
+            await call(app, "/orders/1"),
+            await call(app, "/orders/2", query_string=b"early"),
+        ]
+
+    assert [answer.status for answer in answers] == [200, 200]
+    assert read(catalogue.LIMIT_REJECTED)["/orders/{order}", "upstream"] == 3
+
+
+def test_a_429_outside_of_requests_has_no_route(client, probes, read):
+    """A background job was turned away."""
+    client.get("/429")
+    client.get("/")
+
+    assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 1
+
+
+def test_without_the_limits_section_no_429_is_counted(client, attach, read):
+    """The family is switched off, its client's pool is not."""
+    attach(limits=None)
+    client.get("/429")
+
+    assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 0
+    assert read(catalogue.CLIENT_QUEUE)[("shop",)] == 1
+
+
+def test_the_apps_own_trace_is_told_as_always(client, probes, read):
+    """We are not in its way."""
+    events: list[str] = []
+    client.get("/", extensions={"trace": lambda name, info: events.append(name)})
+
+    assert "connection.connect_tcp.started" in events
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1}
+
+
+@pytest.mark.anyio
+async def test_what_opens_no_connection_shows_none(library, probes, read):
+    """Transports that answer in process have no pool, and are no upstream."""
+    transport = library.MockTransport(lambda request: library.Response(429))
+    app = library.ASGITransport(FastAPI())
+    with library.Client(transport=transport, base_url="http://mock") as mock:
+        mock.get("/")
+    async with library.AsyncClient(transport=app, base_url="http://app") as client:
+        watch(client, name="app")
+        await client.get("/")
+
+        assert read(catalogue.CLIENT_OPEN) == {}
+    assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 0
+
+
+def test_a_pool_within_a_transport_of_the_apps_is_found(library, server, probes, read):
+    """Retrying, caching: whatever a client goes through, the pool at the end is the client's."""
+
+    class Retrying(library.BaseTransport):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            self.inner = library.HTTPTransport()
+
+        def handle_request(self, request: Any) -> Any:
+            return self.inner.handle_request(request)
+
+        def close(self) -> None:
+            self.inner.close()
+
+    with library.Client(transport=Retrying(), base_url=server.url) as client:
+        watch(client, name="shop")
+        client.get("/")
+
+        assert read(catalogue.CLIENT_OPEN)["idle", "shop"] == 1
+
+
+def test_a_transport_without_a_client_is_nobodys(library, server, probes, read):
+    """Whoever calls it counts for himself."""
+    with library.HTTPTransport() as transport:
+        response = transport.handle_request(library.Request("GET", server.url))
+        response.read()
+
+        assert read(catalogue.CLIENT_OPEN) == {}
+
+
+def test_clients_without_a_name_share_one(library, server, probes, read):
+    """There may be one per request; what is open is counted together."""
+    with library.Client(trust_env=False) as one, library.Client(trust_env=False) as two:
+        one.get(server.url)
+        two.get(server.url)
+        name = library.__name__
+
+        assert read(catalogue.CLIENT_OPEN) == {("active", name): 0, ("idle", name): 2}
+    assert read(catalogue.CLIENT_QUEUE) == {(name,): 2}
+
+
+def test_a_client_is_called_after_its_variable(client, monkeypatch, attach, read):
+    """Unless watch() gave it a name."""
+    module: Any = ModuleType("an_app")
+    module.__file__ = "/srv/an_app.py"
+    library = importlib.import_module(type(client).__module__.partition(".")[0])
+    module.prices, module.given = library.Client(trust_env=False), client
+    monkeypatch.setitem(sys.modules, "an_app", module)
+    probes = attach()
+    with module.prices as prices:
+        prices.get(client.base_url)
+        client.get("/")
+
+        assert ("idle", "an_app.prices") in read(catalogue.CLIENT_OPEN)
+        assert ("idle", "shop") in read(catalogue.CLIENT_OPEN)
+        assert f"  an_app.prices: {library.__name__} Client" in probes.status()
+
+
+def test_a_client_that_is_renamed_goes_on_under_its_new_name(client, probes, read):
+    """The last watch() counts."""
+    client.get("/")
+    watch(client, name="prices")
+    watch(client)
+    client.get("/")
+
+    assert read(catalogue.CLIENT_OPEN) == {("active", "prices"): 0, ("idle", "prices"): 1}
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1, ("prices",): 1}
+
+
+def test_ever_new_clients_do_not_search_for_ever(library, server, probes, monkeypatch):
+    """A client per request would have each request search all variables."""
+    monkeypatch.setattr(probes, "_looks", 0)
+    for _ in range(25):
+        with library.Client(
+            transport=library.MockTransport(lambda _: library.Response(200))
+        ) as one:
+            one.get("http://mock/")
+
+    assert probes._looks == 20
+
+
+def test_every_hook_comes_out_again(library, server, attach, read):
+    """The library is as it was; what was counted stays counted."""
+    core = importlib.import_module(library.__name__.replace("httpx", "httpcore"))
+    owners = [library.Client, library.AsyncClient, library.Response, core.ConnectionPool]
+    owners += [core.AsyncConnectionPool, core.HTTPConnection, core.AsyncHTTP11Connection]
+    before = [dict(vars(owner)) for owner in owners]
+    with library.Client(base_url=server.url, trust_env=False) as client:
+        probes = attach()
+        client.get("/")
+        during = [dict(vars(owner)) for owner in owners]
+        probes.detach()
+        client.get("/")
+
+    assert all(was != hooked for was, hooked in zip(before, during, strict=True))
+    assert [dict(vars(owner)) for owner in owners] == before
+    assert read(catalogue.CLIENT_QUEUE) == {(library.__name__,): 1}
+
+
+def test_a_hook_that_somebody_wrapped_does_nothing_any_more(
+    client, library, attach, monkeypatch, read
+):
+    """It cannot be taken out, so it only passes on."""
+    core = importlib.import_module(library.__name__.replace("httpx", "httpcore"))
+    probes = attach()
+    client.get("/")
+    for owner, name in ((library.Client, "send"), (core.ConnectionPool, "handle_request")):
+        hooked = getattr(owner, name)
+        wrapped = lambda *args, hooked=hooked, **options: hooked(*args, **options)  # noqa: E731
+        monkeypatch.setattr(owner, name, wrapped)
+    probes.detach()
+    with request() as exchange:
+        client.get("/429")
+
+    assert exchange.parts == {}
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1}
+    assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 0
+
+
+@pytest.mark.usefixtures("contained_errors")
+def test_an_error_of_ours_stays_ours(library: Any, server: Upstream, meters: Meters) -> None:
+    """The app has its answer, whatever of ours is broken; the errors are counted."""
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError
+
+    names: Any = SimpleNamespace(claim=refuse)
+    adapter = probe(Kit(meters=meters, names=names, look=refuse, library=library.__name__))
+    adapter.attach(load(None, {}))
+    broken: Any = object()
+    try:
+        with library.Client(base_url=server.url, trust_env=False) as client:
+            statuses = [client.get("/").status_code, client.get("/").status_code]
+            token = CURRENT.set(broken)
+            try:
+                statuses.append(client.get("/429").status_code)
+            finally:
+                CURRENT.reset(token)
+    finally:
+        adapter.detach()
+
+    assert statuses == [200, 200, 429]
+    assert values(meters, catalogue.SELF_ERRORS)["probes.httpx",] > 3
+
+
+def test_one_library_under_two_names_is_counted_once(monkeypatch, attach, server, read):
+    """httpx2 offers itself under the name of httpx, for libraries that import that."""
+    httpx2 = importlib.import_module("httpx2")
+    monkeypatch.setitem(sys.modules, "httpx", httpx2)
+    attach()
+    with httpx2.Client(trust_env=False) as client:
+        client.get(server.url)
+
+    assert read(catalogue.CLIENT_QUEUE) == {("httpx2",): 1}

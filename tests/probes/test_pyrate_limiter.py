@@ -1,0 +1,209 @@
+"""Limiters of pyrate-limiter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException, Request
+from pyrate_limiter import BucketFactory, Duration, InMemoryBucket, Limiter, Rate, RateItem
+from pyrate_limiter.abstracts import BucketAsyncWrapper
+from starlette.testclient import TestClient
+
+from fastobs import catalogue, watch
+from fastobs.probes import Probes
+from fastobs.probes import pyrate_limiter as adapter
+
+Read = Callable[..., dict[tuple[str, ...], float]]
+TWO = Rate(2, Duration.MINUTE)
+
+
+@pytest.fixture
+def limit() -> Iterator[Callable[..., Any]]:
+    """Makes limiters, and ends their threads."""
+    made: list[Any] = []
+
+    def limit(argument: Any = TWO) -> Any:
+        made.append(Limiter(argument))
+        return made[-1]
+
+    yield limit
+    for limiter in made:
+        limiter.close()
+
+
+def outcomes(read: Read, name: str = "p", rates: str = "2 per 60 s") -> dict[str, float]:
+    return {
+        outcome: count
+        for (limiter, limit, route, outcome), count in read(catalogue.LIMIT_DECISIONS).items()
+        if (limiter, limit, route) == (name, rates, "")
+    }
+
+
+def test_decisions_are_told(limit: Any, probes: Probes, read: Read) -> None:
+    """Who calls is no label; what was allowed is."""
+    limiter = watch(limit(), name="p")
+    made = [limiter.try_acquire("192.0.2.1", blocking=False) for _ in range(3)]
+
+    assert made == [True, True, False]
+    assert outcomes(read) == {"allowed": 2, "limited": 1}
+    assert "192.0.2.1" not in str(read(catalogue.LIMIT_DECISIONS))
+    assert "  p: pyrate-limiter Limiter" in probes.status()
+
+
+@pytest.mark.anyio
+async def test_awaited_decisions_are_told(limit: Any, probes: Probes, read: Read) -> None:
+    """Also those of an asynchronous bucket, by either method; all rates of a limiter are one limit."""
+    limiter = watch(limit(), name="p")
+    bucket = BucketAsyncWrapper(InMemoryBucket([Rate(1, 500), TWO]))
+    awaited = watch(limit(bucket), name="q")
+    made = [await limiter.try_acquire_async("a", blocking=False) for _ in range(3)]
+    also = [await awaited.try_acquire("a", blocking=False) for _ in range(2)]
+
+    assert (made, also) == ([True, True, False], [True, False])
+    assert outcomes(read) == {"allowed": 2, "limited": 1}
+    assert outcomes(read, "q", "1 per 0.5 s, 2 per 60 s") == {"allowed": 1, "limited": 1}
+
+
+@pytest.mark.anyio
+async def test_decorated_functions_are_limited_by_their_limiter(
+    limit: Any, probes: Probes, read: Read
+) -> None:
+    """Of def and async def; what can never be allowed is limited."""
+    limiter = watch(limit(), name="p")
+    assert limiter.as_decorator(name="a")(lambda: 1)() == 1
+
+    async def one() -> int:
+        return 1
+
+    assert await limiter.as_decorator(name="b")(one)() == 1
+    with pytest.raises(RuntimeError, match="can never admit"):
+        limiter.as_decorator(name="c", weight=3)(lambda: 1)()
+
+    assert outcomes(read) == {"allowed": 2, "limited": 1}
+
+
+@pytest.mark.anyio
+async def test_a_bucket_that_fails_is_an_error(
+    limit: Any, probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither allowed nor limited, and the app's to handle; a wait that was too long is limited."""
+
+    def down(_: Any) -> Any:
+        raise error
+
+    limiter = watch(limit(), name="p")
+    monkeypatch.setattr(limiter.bucket_factory.bucket, "put", down)
+    error: Exception = ConnectionError()
+    with pytest.raises(ConnectionError):
+        limiter.try_acquire("a")
+    with pytest.raises(ConnectionError):
+        await limiter.try_acquire_async("a")
+    with pytest.raises(ConnectionError):
+        limiter.as_decorator(name="a")(lambda: 1)()
+    error = TimeoutError()
+    with pytest.raises(RuntimeError):
+        limiter.as_decorator(name="a")(lambda: 1)()
+
+    assert outcomes(read) == {"error": 3, "limited": 1}
+
+
+class PerCaller(BucketFactory):
+    """A bucket for each caller."""
+
+    def __init__(self) -> None:
+        self.buckets: dict[str, InMemoryBucket] = {}
+
+    def wrap_item(self, name: str, weight: int = 1) -> RateItem:
+        return RateItem(name, 1, weight=weight)
+
+    def get(self, item: RateItem) -> InMemoryBucket:
+        return self.buckets.setdefault(item.name, InMemoryBucket([TWO]))
+
+
+def test_a_limiter_is_called_after_its_variable(
+    limit: Any, probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is in none after its library; of a factory the limits are not known."""
+    module = __import__(__name__, fromlist=["x"])
+    found, first, second = limit(), watch(limit()), limit(PerCaller())
+    monkeypatch.setattr(module, "a_limiter", found, raising=False)
+    for limiter in (found, first, second):
+        limiter.try_acquire("a", blocking=False)
+
+    assert outcomes(read, f"{__name__}.a_limiter") == {"allowed": 1}
+    assert outcomes(read, "pyrate_limiter") == {"allowed": 1}
+    assert outcomes(read, "pyrate_limiter#2", "") == {"allowed": 1}
+
+
+def test_the_route_is_known(limit: Any, observed: Callable[..., Any], read: Read) -> None:
+    """A dependency like fastapi-limiter's: its 429 is the limiter's."""
+    limiter = watch(limit(), name="p")
+
+    async def limited(request: Request) -> None:
+        if not await limiter.try_acquire_async(
+            request.client and request.client.host, blocking=False
+        ):
+            raise HTTPException(429)
+
+    app = FastAPI()
+    app.get("/items/{item}", dependencies=[Depends(limited)])(lambda item: item)
+    observed(app)
+    with TestClient(app) as client:
+        statuses = [client.get("/items/1").status_code for _ in range(3)]
+
+    assert statuses == [200, 200, 429]
+    assert read(catalogue.LIMIT_DECISIONS) == {
+        ("p", "2 per 60 s", "/items/{item}", "allowed"): 2,
+        ("p", "2 per 60 s", "/items/{item}", "limited"): 1,
+    }
+    assert read(catalogue.LIMIT_REJECTED)["/items/{item}", "limiter"] == 1
+
+
+def hooked() -> list[Any]:
+    names = ("try_acquire", "try_acquire_async", "_try_acquire")
+    return [Limiter.__dict__[name] for name in names]
+
+
+def test_every_hook_comes_out_again(limit: Any, attach: Callable[..., Probes], read: Read) -> None:
+    """One that somebody kept counts nothing more."""
+    before = hooked()
+    probes = attach()
+    kept = hooked()
+    assert not set(kept) & set(before)
+
+    probes.detach()
+    kept[0](limit(), "a", blocking=False)
+
+    assert hooked() == before
+    assert read(catalogue.LIMIT_DECISIONS) == {}
+
+
+def test_a_release_without_the_private_method_is_counted_all_the_same(
+    limit: Any, attach: Callable[..., Probes], read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only decorated def functions are not seen then."""
+    base = type("Base", (), {"_try_acquire": Limiter.__dict__["_try_acquire"]})
+    monkeypatch.delattr(Limiter, "_try_acquire")
+    limiter = limit()
+    limiter._try_acquire = base._try_acquire.__get__(limiter)  # type: ignore[attr-defined]
+    attach()
+    watch(limiter, name="p").try_acquire("a", blocking=False)
+
+    assert outcomes(read) == {"allowed": 1}
+
+
+@pytest.mark.usefixtures("contained_errors")
+def test_an_error_of_ours_stays_ours(
+    limit: Any, probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decision stands, and the error is counted."""
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(adapter, "decide", broken)
+
+    assert limit().try_acquire("a", blocking=False) is True
+    assert read(catalogue.SELF_ERRORS)["probes.pyrate_limiter",] == 1

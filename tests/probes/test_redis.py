@@ -1,0 +1,684 @@
+"""Pools and commands of redis-py, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from fastapi import FastAPI
+from redis import asyncio as aio
+from redis.asyncio.client import Pipeline as AioPipeline
+from redis.asyncio.connection import AbstractConnection as AioConnection
+from redis.client import Pipeline
+from redis.connection import AbstractConnection
+from starlette.concurrency import run_in_threadpool
+
+from fastobs import _exchange, catalogue, watch
+from fastobs._exchange import Exchange
+from fastobs._routes import Routes
+from fastobs.cells import Meters
+from fastobs.cells.meters import Histogram
+from fastobs.probes import redis as adapter
+from tests.driving import scope
+from tests.probes.waiting import until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.integration]
+
+Read = Callable[..., dict[tuple[str, ...], float]]
+
+SYNC = [redis.ConnectionPool, redis.BlockingConnectionPool]
+ASYNC = [aio.ConnectionPool, aio.BlockingConnectionPool]
+
+
+@contextmanager
+def client_of(url: str, kind: Any = redis.BlockingConnectionPool, **options: Any) -> Iterator[Any]:
+    """A client of a pool with room for one connection."""
+    chosen = {"max_connections": 1, "client_name": "small", **options}
+    client = redis.Redis.from_pool(kind.from_url(url, **chosen))
+    yield client
+    client.close()
+
+
+@asynccontextmanager
+async def async_client_of(
+    url: str, kind: Any = aio.BlockingConnectionPool, **options: Any
+) -> AsyncIterator[Any]:
+    chosen = {"max_connections": 1, "client_name": "small", **options}
+    client = aio.Redis.from_pool(kind.from_url(url, **chosen))
+    yield client
+    await client.aclose()
+
+
+@contextmanager
+def request(route: str) -> Iterator[Exchange]:
+    """What the middleware does around a request."""
+    exchange = Exchange(scope("/"), Routes(FastAPI()), 0.0)
+    exchange._route = route
+    token = _exchange.CURRENT.set(exchange)
+    try:
+        yield exchange
+    finally:
+        exchange.closed = True
+        _exchange.CURRENT.reset(token)
+
+
+@pytest.fixture
+def told() -> Iterator[list[Any]]:
+    """What an observer is told."""
+    told: list[Any] = []
+
+    def observer(*args: Any) -> None:
+        told.append(args)
+
+    adapter.OBSERVERS.append(observer)
+    yield told
+    adapter.OBSERVERS.remove(observer)
+
+
+def total(meters: Meters, metric: catalogue.Metric) -> float:
+    return sum(row.sum for row in meters.rows(metric) if isinstance(row, Histogram))
+
+
+async def soon(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        await until(condition)
+
+
+async def check_waits(app: FastAPI, meters: Meters, read: Read) -> None:
+    """Of three at once, the second waits for the first and the third for both."""
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        await http.get("/")
+        first = total(meters, catalogue.POOL_WAIT)
+        used = total(meters, catalogue.POOL_USE)
+        await asyncio.gather(*(http.get("/") for _ in range(3)))
+    waited = total(meters, catalogue.POOL_WAIT)
+    used_since = total(meters, catalogue.POOL_USE) - used
+    operations = total(meters, catalogue.DB_DURATION)
+    created = total(meters, catalogue.POOL_CREATE)
+    parts = {row.values[1]: row.cells[row.at] for row in meters.rows(catalogue.HTTP_PART)}
+
+    assert first < 0.05
+    assert used_since > 0.3
+    assert 0.85 < (waited - first) / used_since < 1.15
+    assert 0.85 < (operations - created) / (used + used_since) < 1.15
+    assert 0.99 < parts["pool_wait"] / waited < 1.01
+    assert 0.85 < parts["cache"] / operations < 1.15
+    assert read(catalogue.POOL_WAIT) == {("small",): 4}
+    assert read(catalogue.POOL_CREATE) == {("small",): 1}
+    assert read(catalogue.POOL_PENDING) == {("small",): 0}
+    assert read(catalogue.POOL_MAX) == {("small",): 1}
+    assert read(catalogue.DB_DURATION) == {("redis", "BLPOP", ""): 4}
+
+
+async def test_three_commands_through_one_connection_wait_for_each_other(
+    redis_url: str, observed: Any, meters: Meters, read: Read
+) -> None:
+    """The waits are those of the two that came too late, and are none of the commands' time."""
+    app = FastAPI()
+    observed(app)
+    async with async_client_of(redis_url) as client:
+
+        @app.get("/")
+        async def query() -> None:
+            await client.blpop(["nothing"], timeout=0.1)
+
+        await check_waits(app, meters, read)
+
+
+async def test_three_commands_of_def_endpoints_wait_for_each_other(
+    redis_url: str, observed: Any, meters: Meters, read: Read
+) -> None:
+    """The same from threads."""
+    app = FastAPI()
+    observed(app)
+    with client_of(redis_url) as client:
+
+        @app.get("/")
+        def query() -> None:
+            client.blpop(["nothing"], timeout=0.1)
+
+        await check_waits(app, meters, read)
+
+
+async def test_one_gives_up_and_one_is_cancelled(redis_url: str, probes: Any, read: Read) -> None:
+    """An exhausted pool: one timeout is counted, and nobody is pending or served in the end."""
+    async with async_client_of(redis_url, timeout=0.1) as client:
+        pool = client.connection_pool
+        held = await pool.get_connection()
+        late = asyncio.create_task(pool.get_connection())
+        cancelled = asyncio.create_task(pool.get_connection())
+        await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 2)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        pending = read(catalogue.POOL_PENDING)
+        with pytest.raises(redis.ConnectionError):
+            await late
+        during = read(catalogue.POOL_COUNT)
+        await pool.release(held)
+
+        assert pending == {("small",): 1}
+        assert read(catalogue.POOL_TIMEOUTS) == {("small",): 1}
+        assert read(catalogue.POOL_PENDING) == {("small",): 0}
+        assert read(catalogue.POOL_WAIT) == {("small",): 3}
+        assert during == {("small", "used"): 1, ("small", "idle"): 0}
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
+        assert read(catalogue.POOL_USE) == {("small",): 1}
+
+
+def test_a_thread_gives_up(redis_url: str, probes: Any, read: Read) -> None:
+    """A sync timeout is the same; the command was never sent, and took no time."""
+    with client_of(redis_url, timeout=0.01) as client:
+        held = client.connection_pool.get_connection()
+        with pytest.raises(redis.ConnectionError):
+            client.get("key")
+        client.connection_pool.release(held)
+
+    assert read(catalogue.POOL_TIMEOUTS) == {("small",): 1}
+    assert read(catalogue.POOL_PENDING) == {("small",): 0}
+    assert read(catalogue.POOL_COUNT)["small", "used"] == 0
+    assert read(catalogue.DB_DURATION) == {("redis", "GET", "redis.exceptions.ConnectionError"): 1}
+
+
+async def test_a_pool_that_does_not_block_has_no_timeouts(
+    redis_url: str, probes: Any, read: Read
+) -> None:
+    """It refuses at once, which is an error of the command."""
+    async with async_client_of(redis_url, aio.ConnectionPool) as client:
+        held = await client.connection_pool.get_connection()
+        with pytest.raises(redis.MaxConnectionsError):
+            await client.get("key")
+        await client.connection_pool.release(held)
+
+        error = "redis.exceptions.MaxConnectionsError"
+        assert read(catalogue.POOL_TIMEOUTS) == {("small",): 0}
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
+        assert read(catalogue.DB_DURATION) == {("redis", "GET", error): 1}
+
+
+@pytest.mark.parametrize("kind", SYNC)
+def test_every_sync_pool_is_counted(kind, redis_url, probes, read) -> None:
+    """A connection is used until it is given back, and idle after that; opened once."""
+    with client_of(redis_url, kind) as client:
+        connection = client.connection_pool.get_connection()
+        during = read(catalogue.POOL_COUNT)
+        client.connection_pool.release(connection)
+        client.ping()
+
+        assert during == {("small", "used"): 1, ("small", "idle"): 0}
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
+        assert read(catalogue.POOL_CREATE) == {("small",): 1}
+        assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_USE) == {("small",): 2}
+        client.close()
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 0}
+
+
+@pytest.mark.parametrize("kind", ASYNC)
+async def test_every_async_pool_is_counted(kind, redis_url, probes, read) -> None:
+    """The same with await."""
+    async with async_client_of(redis_url, kind) as client:
+        connection = await client.connection_pool.get_connection()
+        during = read(catalogue.POOL_COUNT)
+        await client.connection_pool.release(connection)
+        await client.ping()
+
+        assert during == {("small", "used"): 1, ("small", "idle"): 0}
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
+        assert read(catalogue.POOL_CREATE) == {("small",): 1}
+        assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_USE) == {("small",): 2}
+        await client.aclose()
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 0}
+
+
+@pytest.mark.parametrize("kind", SYNC)
+def test_a_server_that_is_not_there_leaves_nothing_behind(kind, unused, probes, read) -> None:
+    """Neither used nor idle, nor opened; it was no timeout of the pool either."""
+    with client_of(f"redis://127.0.0.1:{unused}", kind, retry=None) as client:
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 0}
+        assert read(catalogue.POOL_PENDING) == {("small",): 0}
+        assert read(catalogue.POOL_TIMEOUTS) == {("small",): 0}
+        assert read(catalogue.POOL_CREATE) == {("small",): 0}
+
+
+@pytest.mark.parametrize("kind", ASYNC)
+async def test_a_server_that_is_not_there_leaves_nothing_behind_async(
+    kind, unused, probes, read
+) -> None:
+    """The same with await."""
+    async with async_client_of(f"redis://127.0.0.1:{unused}", kind, retry=None) as client:
+        with pytest.raises(redis.ConnectionError):
+            await client.ping()
+
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 0}
+        assert read(catalogue.POOL_PENDING) == {("small",): 0}
+        assert read(catalogue.POOL_TIMEOUTS) == {("small",): 0}
+        assert read(catalogue.POOL_CREATE) == {("small",): 0}
+
+
+@pytest.fixture
+def unused() -> int:
+    """A port that nobody listens at."""
+    return 1
+
+
+async def test_a_server_that_hangs_up_leaves_nothing_behind(
+    redis_url: str, redis_server: Any, probes: Any, read: Read
+) -> None:
+    """The lost connection is opened again, and both openings are counted."""
+    async with async_client_of(redis_url) as client:
+        await client.ping()
+        await asyncio.to_thread(redis_server.command, "CLIENT", "KILL", "TYPE", "normal")
+        # Perhaps the pool notices, perhaps the command does.
+        with suppress(redis.ConnectionError):
+            await client.ping()
+        await client.ping()
+
+        # The client that hung up is one of this process, too.
+        assert read(catalogue.POOL_COUNT)["small", "used"] == 0
+        assert read(catalogue.POOL_COUNT)["small", "idle"] == 1
+        assert read(catalogue.POOL_CREATE)["small",] == 2
+        assert read(catalogue.POOL_USE)["small",] == 3
+
+
+def test_a_connection_that_is_lost_while_it_is_out_is_opened_again(
+    redis_url: str, probes: Any, read: Read
+) -> None:
+    """Nobody asks the pool for it, and it is counted all the same."""
+    with client_of(redis_url) as client:
+        connection = client.connection_pool.get_connection()
+        connection.disconnect()
+        connection.connect()
+        client.connection_pool.release(connection)
+
+    assert read(catalogue.POOL_CREATE) == {("small",): 2}
+
+
+def test_a_connection_of_nobodys_pool_is_not_counted(
+    redis_url: str, redis_server: Any, probes: Any, read: Read
+) -> None:
+    """Somebody made it by hand."""
+    connection = redis.Connection(host="127.0.0.1", port=redis_server.port)
+    connection.connect()
+    connection.disconnect()
+
+    assert read(catalogue.POOL_CREATE) == {}
+
+
+def test_a_forgotten_connection_stays_in_use_with_its_route(redis_url, probes, read) -> None:
+    """Its pool keeps it, so it is no leak that could be counted; it goes with the pool."""
+    with client_of(redis_url, redis.ConnectionPool) as client:
+        with request("/leaky"):
+            client.connection_pool.get_connection().disconnect()
+        gc.collect()
+        ages = read(catalogue.POOL_OLDEST)
+        during = read(catalogue.POOL_COUNT)
+    del client
+    gc.collect()
+
+    assert ages.keys() == {("small", "/leaky")}
+    assert during == {("small", "used"): 1, ("small", "idle"): 0}
+    assert read(catalogue.POOL_OLDEST) == read(catalogue.POOL_COUNT) == {}
+    assert read(catalogue.POOL_LEAKED) == {}
+
+
+def test_what_is_given_to_another_pool_stays_out(redis_url, probes, read) -> None:
+    """The other pool does not know it."""
+    with (
+        client_of(redis_url, redis.ConnectionPool) as client,
+        client_of(redis_url, redis.ConnectionPool, client_name="other") as other,
+    ):
+        connection = client.connection_pool.get_connection()
+        other.connection_pool.release(connection)
+        watch(other)
+        during = read(catalogue.POOL_COUNT)["small", "used"]
+        client.connection_pool.release(connection)
+
+        assert during == 1
+        assert read(catalogue.POOL_COUNT)["small", "used"] == 0
+
+
+def test_a_connection_that_connects_in_a_way_of_its_own_gives_no_waits(
+    redis_url: str, probes: Any, read: Read
+) -> None:
+    """They could not be told from connecting; what is used still can."""
+
+    class Own(redis.Connection):
+        def connect(self) -> None:
+            self.connect_check_health()
+
+    with client_of(redis_url, connection_class=Own) as client:
+        client.ping()
+
+    assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_CREATE) == {("small",): 0}
+    assert read(catalogue.POOL_USE) == {("small",): 1}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("get", "key"), "GET"),
+        ((b"GET", "key"), "GET"),
+        (("CONFIG GET", "maxmemory"), "CONFIG"),
+        (("GET key",), "GET"),
+    ],
+)
+def test_commands_are_timed_by_name(command, name, redis_url, probes, read) -> None:
+    """The label is the first word, whatever follows it."""
+    with client_of(redis_url) as client:
+        client.execute_command(*command)
+
+    assert read(catalogue.DB_DURATION) == {("redis", name, ""): 1}
+
+
+@pytest.mark.parametrize("command", ["no-such/command", "\N{SNOWMAN}"])
+def test_what_looks_like_no_command_is_no_label(command, redis_url, probes, read) -> None:
+    """It is counted under _OTHER, with its error."""
+    with client_of(redis_url) as client, pytest.raises(redis.RedisError):
+        client.execute_command(command)
+
+    ((system, name, error),) = read(catalogue.DB_DURATION)
+    assert (system, name) == ("redis", "_OTHER")
+    assert error.startswith("redis.exceptions.")
+
+
+def test_an_app_that_makes_up_commands_makes_no_series(
+    redis_url: str, probes: Any, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many names, further ones are _OTHER."""
+    monkeypatch.setattr(adapter, "COMMANDS", 1)
+    with client_of(redis_url) as client:
+        for name in ("PING", "TIME", "TIME", "PING"):
+            client.execute_command(name)
+
+    assert read(catalogue.DB_DURATION) == {("redis", "PING", ""): 2, ("redis", "_OTHER", ""): 2}
+
+
+async def test_a_command_that_is_cancelled_is_timed(
+    redis_url: str, redis_server: Any, probes: Any, read: Read
+) -> None:
+    """It ended with an error of its own, and its connection is not in use any more."""
+    async with async_client_of(redis_url) as client:
+        task = asyncio.create_task(client.blpop(["nothing"], timeout=30))
+        async with asyncio.timeout(10):
+            while not (await asyncio.to_thread(redis_server.command, "INFO"))["blocked_clients"]:
+                assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        error = "asyncio.exceptions.CancelledError"
+        assert read(catalogue.DB_DURATION)["redis", "BLPOP", error] == 1
+        assert read(catalogue.POOL_COUNT)["small", "used"] == 0
+
+
+def test_a_pipeline_is_one_operation(redis_url: str, probes: Any, read: Read, told: Any) -> None:
+    """What it is made of is told to observers; one that is empty sends nothing."""
+    with client_of(redis_url, decode_responses=True) as client:
+        with client.pipeline() as pipeline:
+            pipeline.execute()
+            pipeline.set("a", "1").get("a").execute()
+        with client.pipeline(transaction=False) as pipeline:
+            replies = pipeline.lpush("a", "1").get("a").execute(raise_on_error=False)
+
+    assert read(catalogue.DB_DURATION) == {("redis", "PIPELINE", ""): 2}
+    assert isinstance(replies[0], redis.ResponseError)
+    assert [(name, key) for name, key, _, _ in told] == [
+        ("SET", "a"),
+        ("GET", "a"),
+        ("LPUSH", "a"),
+        ("GET", "a"),
+    ]
+    assert [reply for _, _, reply, _ in told] == [True, "1", *replies]
+    assert all(took > 0 for *_, took in told)
+
+
+def test_a_pipeline_that_fails_is_timed_with_its_error(redis_url, probes, read, told) -> None:
+    """Every command of it is told the error."""
+    with client_of(redis_url) as client, client.pipeline() as pipeline:
+        pipeline.set("a", "1").lpush("a", "1")
+        with pytest.raises(redis.ResponseError) as raised:
+            pipeline.execute()
+
+    error = "redis.exceptions.ResponseError"
+    assert read(catalogue.DB_DURATION) == {("redis", "PIPELINE", error): 1}
+    assert [reply for _, _, reply, _ in told] == [raised.value, raised.value]
+
+
+async def test_async_pipelines_are_operations_too(redis_url, probes, read, told) -> None:
+    """What is asked at once, before it collects, is a command of its own."""
+    async with async_client_of(redis_url) as client:
+        async with client.pipeline() as pipeline:
+            await pipeline.watch("a")
+            await pipeline.get("a")
+            pipeline.multi()
+            pipeline.set("a", "1")
+            await pipeline.execute()
+        async with client.pipeline() as pipeline:
+            pipeline.lpush("a", "1")
+            with pytest.raises(redis.ResponseError):
+                await pipeline.execute()
+
+    assert read(catalogue.DB_DURATION) == {
+        ("redis", "WATCH", ""): 1,
+        ("redis", "GET", ""): 1,
+        ("redis", "PIPELINE", ""): 1,
+        ("redis", "PIPELINE", "redis.exceptions.ResponseError"): 1,
+    }
+    assert [name for name, *_ in told] == ["WATCH", "GET", "SET", "LPUSH"]
+
+
+def test_a_watching_pipeline_asks_at_once(redis_url, probes, read) -> None:
+    """The same from a thread."""
+    with client_of(redis_url) as client, client.pipeline() as pipeline:
+        pipeline.watch("a")
+        pipeline.get("a")
+        pipeline.multi()
+        pipeline.set("a", "1").execute()
+
+    assert {name for _, name, _ in read(catalogue.DB_DURATION)} == {"WATCH", "GET", "PIPELINE"}
+
+
+async def test_observers_are_told_of_every_command(redis_url, probes, read, told) -> None:
+    """Name, first argument, reply or error, and how long it took without the wait."""
+    async with async_client_of(redis_url) as client:
+        await client.get("key")
+        await client.ping()
+        with pytest.raises(redis.ResponseError) as raised:
+            await client.execute_command("NOSUCH", "x")
+
+    assert [entry[:3] for entry in told] == [
+        ("GET", "key", None),
+        ("PING", None, True),
+        ("NOSUCH", "x", raised.value),
+    ]
+
+
+async def test_names_come_from_the_most_telling_source(
+    redis_url: str, probes: Any, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """watch() over the client's own name over the variable over host, port and database."""
+    module = __import__(__name__, fromlist=["x"])
+    clients = {
+        "watched": redis.Redis.from_url(redis_url, client_name="own"),
+        "own": redis.Redis.from_url(redis_url, client_name="own"),
+        "variable": redis.Redis.from_url(redis_url),
+        "local": redis.Redis.from_url(redis_url, socket_timeout=5),
+    }
+    watch(clients["watched"], name="watched")
+    monkeypatch.setattr(module, "a_variable", clients["variable"], raising=False)
+    for client in clients.values():
+        client.ping()
+    watch(clients["local"].connection_pool)
+    before = {name for (name,) in read(catalogue.POOL_MAX)}
+    watch(clients["local"], name="renamed")
+    watch(clients["local"], name="renamed")
+
+    described = "redis:" + redis_url.removeprefix("redis://")
+    assert before == {"watched", "own", f"{__name__}.a_variable", described}
+    assert ("renamed",) in read(catalogue.POOL_MAX)
+    assert "renamed: Redis ConnectionPool, at most 100 connections" in probes.status()
+    for client in clients.values():
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://me:secret@db.internal/2", "redis:db.internal:6379/2"),
+        ("rediss://:secret@db.internal:6380", "redis:db.internal:6380/0"),
+        ("unix://me:secret@/run/redis.sock?db=1", "redis:redis.sock/1"),
+    ],
+)
+def test_an_address_has_no_credentials(url, name, probes, read) -> None:
+    """Of what a client connects with only host, port and database are told."""
+    client = redis.Redis.from_url(url)
+    watch(client)
+
+    assert read(catalogue.POOL_MAX) == {(name,): 100}
+
+
+def test_a_pool_without_a_limit_shows_none(redis_url, probes, read) -> None:
+    """Earlier releases say 2 ** 31 for it."""
+    with client_of(redis_url, redis.ConnectionPool, max_connections=2**31) as client:
+        client.ping()
+
+        assert read(catalogue.POOL_MAX) == {}
+        assert "small: Redis ConnectionPool, no limit" in probes.status()
+
+
+def test_what_a_queue_hides_is_unknown(redis_url, probes, read) -> None:
+    """A queue of the app's own that cannot be looked into: the others are right."""
+
+    class Closed:
+        def __init__(self, size: int) -> None:
+            self._inner: queue.LifoQueue[Any] = queue.LifoQueue(size)
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "queue":
+                raise AttributeError(name)
+            return getattr(self._inner, name)
+
+    with client_of(redis_url, queue_class=Closed) as client:
+        connection = client.connection_pool.get_connection()
+        during = read(catalogue.POOL_COUNT)
+        client.connection_pool.release(connection)
+
+        assert during == {("small", "used"): 1}
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0}
+        assert "small: its idle connections are unknown" in probes.status()
+
+
+def test_a_pool_that_is_gone_is_not_shown(redis_url, probes, read) -> None:
+    """Its gauges disappear with it; what was counted stays."""
+    with client_of(redis_url) as client:
+        client.ping()
+    del client
+    gc.collect()
+
+    assert read(catalogue.POOL_MAX) == {}
+    assert read(catalogue.POOL_WAIT) == {("small",): 1}
+
+
+async def test_pending_is_who_waits_now(redis_url: str, probes: Any, read: Read) -> None:
+    """Threads that wait are pending, and are none of the loop's business."""
+    with client_of(redis_url) as client:
+        held = client.connection_pool.get_connection()
+        thread = threading.Thread(target=client.ping)
+        thread.start()
+        await soon(lambda: read(catalogue.POOL_PENDING) == {("small",): 1})
+        client.connection_pool.release(held)
+        await run_in_threadpool(thread.join, 10)
+
+        assert read(catalogue.POOL_PENDING) == {("small",): 0}
+
+
+HOOKED = [
+    *((pool, name) for pool in (*SYNC, *ASYNC) for name in ("get_connection", "release")),
+    (AbstractConnection, "connect"),
+    (AioConnection, "connect"),
+    (redis.Redis, "execute_command"),
+    (aio.Redis, "execute_command"),
+    *(
+        (kind, name)
+        for kind in (Pipeline, AioPipeline)
+        for name in ("execute", "immediate_execute_command")
+    ),
+]
+
+
+async def test_every_hook_comes_out_again(
+    redis_url: str, attach: Any, read: Read, told: Any
+) -> None:
+    """Also while a connection is out; a hook that somebody wrapped does nothing any more."""
+    before = [vars(owner)[name] for owner, name in HOOKED]
+    probes = attach()
+    ours = [vars(owner)[name] for owner, name in HOOKED]
+    async with async_client_of(redis_url) as client:
+        held = await client.connection_pool.get_connection()
+        probes.detach()
+        after = [vars(owner)[name] for owner, name in HOOKED]
+        await client.connection_pool.release(held)
+        # As if somebody had wrapped them.
+        for (owner, name), hook in zip(HOOKED, ours, strict=True):
+            setattr(owner, name, hook)
+        try:
+            await client.set("key", "value")
+            async with client.pipeline() as pipeline:
+                await pipeline.get("key").execute()
+            with client_of(redis_url) as sync:
+                sync.pipeline().get("key").execute()
+                sync.ping()
+        finally:
+            for (owner, name), original in zip(HOOKED, before, strict=True):
+                setattr(owner, name, original)
+
+    assert not set(map(id, ours)) & set(map(id, before))
+    assert after == before
+    assert told == []
+    assert read(catalogue.POOL_WAIT) == {("small",): 1}
+    assert read(catalogue.POOL_USE) == {("small",): 0}
+    assert read(catalogue.DB_DURATION) == {}
+
+
+@pytest.mark.usefixtures("contained_errors")
+@pytest.mark.parametrize("broken", ["enter", "leave", "ref", "_name_of", "Checkout"])
+async def test_an_error_of_ours_stays_ours(broken, redis_url, attach, read, monkeypatch) -> None:
+    """The app gets its replies, and nobody is left waiting."""
+
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(adapter, broken, fail)
+    attach()
+    async with async_client_of(redis_url) as client:
+        assert await client.set("key", "value")
+        async with client.pipeline() as pipeline:
+            assert await pipeline.get("key").execute() == [b"value"]
+
+        assert set(read(catalogue.POOL_PENDING).values()) <= {0}
+
+
+@pytest.mark.usefixtures("contained_errors")
+def test_an_observer_that_fails_fails_alone(redis_url, probes, read, told) -> None:
+    """The command has its reply, and is counted."""
+    adapter.OBSERVERS.insert(0, lambda *_: 1 / 0)  # type: ignore[arg-type]
+    try:
+        with client_of(redis_url) as client:
+            assert client.ping()
+            assert client.pipeline().ping().execute() == [True]
+    finally:
+        del adapter.OBSERVERS[0]
+
+    assert sum(read(catalogue.DB_DURATION).values()) == 2

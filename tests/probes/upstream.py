@@ -1,0 +1,86 @@
+"""Another service, over real sockets, that answers when the test says so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from fastapi import FastAPI
+
+from fastobs import _exchange
+from fastobs._exchange import Exchange
+from fastobs._parts import Parts
+from fastobs._routes import Routes
+from tests.driving import scope
+
+__all__ = ["Upstream", "going_on", "request", "upstream"]
+
+
+class Upstream(ThreadingHTTPServer):
+    """Answers ``/429`` with that status, ``/hold`` once it is released, and all else at once."""
+
+    daemon_threads = True
+    url: str
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.holding = 0
+        self.release = threading.Event()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Any
+
+    def do_GET(self) -> None:
+        if self.path == "/hold":
+            self.server.holding += 1
+            self.server.release.wait(30)
+        body = b"hello"
+        self.send_response(429 if self.path == "/429" else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def upstream() -> Iterator[Upstream]:
+    """Serves until the block ends."""
+    with Upstream() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.release.set()
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def request(route: str = "") -> Iterator[Exchange]:
+    """What the middleware does around a request."""
+    exchange = Exchange(scope("/"), Routes(FastAPI()), 0.0)
+    exchange._route = route
+    token = _exchange.CURRENT.set(exchange)
+    try:
+        yield exchange
+    finally:
+        exchange.closed = True
+        for leave in exchange.leaving:
+            leave()
+        _exchange.CURRENT.reset(token)
+
+
+def going_on(exchange: Exchange) -> list[str]:
+    """The parts that have begun and not ended."""
+    parts = exchange.parts
+    assert isinstance(parts, Parts)
+    return list(parts._open)
