@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from fastobs import Settings
 from fastobs.catalogue import FAMILIES, Family, Metric
 from fastobs.config import SECTIONS
+from fastobs.probes import ADAPTERS
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by `python -m docs`; do not edit. -->"
@@ -87,7 +88,37 @@ def _plain(default: object) -> object:
     return ", ".join(default) if isinstance(default, tuple) else default
 
 
-PAGES = {"metrics.md": metrics_page, "settings.md": settings_page}
+def supported_page() -> str:
+    """Every library that an adapter is for."""
+    lines = [
+        MADE,
+        "# Supported libraries",
+        "",
+        "Each is watched by itself as soon as the app has imported it; nothing is imported that the app",
+        "did not import. `fastobs.watch(obj, name=...)` gives an object a name of your choice, and reaches",
+        "those that cannot be found by themselves. `print(handle.status())` says what is watched in your",
+        "app, under which name, and what is not.",
+        "",
+        "| library | family | `watch()` takes |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {row.library} | {row.family} | {row.supports or 'nothing: it is found by itself'} |"
+        for row in ADAPTERS
+    ]
+    lines += [
+        "",
+        "For everything else there are `fastobs.cache(name)`, `fastobs.limiter(name)` and",
+        "`fastobs.section(name)`; a new library is [one file](adding-a-probe.md).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "metrics.md": metrics_page,
+    "settings.md": settings_page,
+    "supported.md": supported_page,
+}
 
 
 def main(arguments: Sequence[str], folder: Path = HERE) -> int:
