@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -226,8 +227,9 @@ def sink() -> Sink:
 def _name_exporter(subject: Subject) -> None:
     """Have ``OTEL_TRACES_EXPORTER`` name our sink, by an entry point like any exporter's."""
     _sinks.append(subject)
-    folder = Path(tempfile.mkdtemp(prefix="fastobs-benchmark-"))
-    package = folder / "fastobs_benchmark-1.0.dist-info"
+    folder = tempfile.TemporaryDirectory(prefix="fastobs-benchmark-")
+    atexit.register(folder.cleanup)
+    package = Path(folder.name, "fastobs_benchmark-1.0.dist-info")
     package.mkdir()
     (package / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: fastobs-benchmark\nVersion: 1.0\n"
@@ -235,7 +237,7 @@ def _name_exporter(subject: Subject) -> None:
     (package / "entry_points.txt").write_text(
         "[opentelemetry_traces_exporter]\nbenchmark_sink = benchmarks.variants:sink\n"
     )
-    sys.path.append(str(folder))
+    sys.path.append(folder.name)
     os.environ["OTEL_TRACES_EXPORTER"] = "benchmark_sink"
 
 

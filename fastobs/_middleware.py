@@ -102,7 +102,7 @@ class Middleware:
             CURRENT.reset(token)
             # The exchange knows its scope: left like this, every request would wait for the
             # garbage collector, which costs more than all the rest of this module.
-            del scope["fastobs"]
+            scope.pop("fastobs", None)
             passage.leave()
 
     def _elsewhere(self, path: str) -> ASGIApp | None:
