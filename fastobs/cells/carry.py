@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Carry:
         self._folder: Path | None = None
         self._slot = 0
         self._before: list[Plain] = []
+        self._lock = threading.Lock()
 
     def enter(self, folder: Path, slot: int) -> None:
         """Share from now on; go on where the slot's last owner stopped."""
@@ -55,6 +57,8 @@ class Carry:
         """Share no more."""
         self._folder = None
         self._before = []
+        # A forked child may have been made while its parent wrote.
+        self._lock = threading.Lock()
 
     def publish(self) -> None:
         """Write this worker's part, in one step.
@@ -62,13 +66,14 @@ class Carry:
         Raises:
             OSError: There is no room.
         """
-        if self._folder is None:
-            return
-        path = self._path(self._slot)
-        new = path.with_suffix(f".{os.getpid()}")
-        data = [[one.name, one.kind, one.help, one.samples] for one in self._own()]
-        new.write_text(json.dumps(data))
-        new.replace(path)
+        with self._lock:
+            if self._folder is None:
+                return
+            path = self._path(self._slot)
+            new = path.with_suffix(f".{os.getpid()}")
+            data = [[one.name, one.kind, one.help, one.samples] for one in self._own()]
+            new.write_text(json.dumps(data))
+            new.replace(path)
 
     def families(self) -> list[Family]:
         """The users' metrics of all workers; of this one alone if there are no others."""

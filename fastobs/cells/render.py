@@ -7,9 +7,10 @@ parsers referee both in the tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
+from fastobs._contain import contain
 from fastobs.catalogue import Metric
 
 from .meters import EXEMPLAR_WIDTH, Exemplar, Histogram, Meters, Row
@@ -31,17 +32,24 @@ def render(meters: Meters, *, openmetrics: bool) -> str:
     parts: list[str] = []
     view = meters.view()
     for metric, rows in meters:
-        lines = [
-            _lines(row, worker, numbers) for row in rows for worker, numbers in view.numbers(row)
-        ]
-        if openmetrics and metric.kind == "histogram" and not metric.per_worker:
-            lines = [
-                _with_exemplars(row, view, text) for row, text in zip(rows, lines, strict=False)
-            ]
-        if lines:
-            parts.append(_head(metric, openmetrics=openmetrics))
-            parts.extend(lines)
+        try:
+            lines = [line for row in rows for line in _of(row, view, openmetrics=openmetrics)]
+        except Exception as error:
+            # What is wrong with one metric must not hide the others.
+            contain("metrics", error)
+        else:
+            if lines:
+                parts.append(_head(metric, openmetrics=openmetrics))
+                parts.extend(lines)
     return "".join(parts)
+
+
+def _of(row: Row, view: View, *, openmetrics: bool) -> Iterator[str]:
+    for worker, numbers in view.numbers(row):
+        text = _lines(row, worker, numbers)
+        if openmetrics and isinstance(row, Histogram) and not row.metric.per_worker:
+            text = _with_exemplars(row, view, text)
+        yield text
 
 
 def exemplars_of(row: Row, view: View) -> dict[int, Exemplar]:

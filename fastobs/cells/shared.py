@@ -138,6 +138,9 @@ class SharedView:
     def numbers(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
         if not row.shared:
             yield from OwnView(self._own).numbers(row)
+        elif len(row.numbers(self._merged)) < row.width:
+            # Made after the columns were read; the next scrape has it.
+            return
         elif row.metric.per_worker:
             yield from self._each(row)
         elif row.metric.kind == "gauge":
@@ -155,7 +158,7 @@ class SharedView:
             self._exemplars = list(self._store.columns(EXEMPLARS))
         for column in self._exemplars:
             cells = column.cells[at : at + row.exemplar_width]
-            if any(cells):
+            if any(cells) and len(cells) == row.exemplar_width:
                 yield cells
 
     def _each(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:

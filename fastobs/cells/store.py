@@ -49,6 +49,7 @@ class Readable(Protocol):
     values: tuple[str, ...]
     cells: MutableSequence[float]
     shared: bool
+    width: int
 
     def numbers(self, column: Sequence[float]) -> Sequence[float]:
         """The row's part of a column of cells."""

@@ -134,3 +134,17 @@ def test_an_exemplar_that_is_half_written_is_not_shown() -> None:
 
     assert Exemplar.read(cells) is None
     assert Exemplar.read([0.0] * len(cells)) is None
+
+
+def test_what_is_wrong_with_one_metric_does_not_hide_the_others(contained_errors: None) -> None:
+    """A scrape answers with what is sound."""
+    meters = Meters()
+    meters.counter(catalogue.HTTP_SLOW, "/").add()
+    gauge = meters.gauge(catalogue.TASKS)
+    gauge.set(1)
+    gauge.template = {"0": 3}
+
+    text = render(meters, openmetrics=False)
+
+    assert 'fastobs_slow_requests_total{http_route="/"} 1.0' in text
+    assert "fastobs_asyncio_tasks" not in text

@@ -219,6 +219,24 @@ def test_a_column_grows_when_there_are_many_rows(worker: Callable[[], Worker]) -
     assert shown['fastobs_slow_requests_total{http_route="/last"}'] == 1
 
 
+def test_a_row_that_is_made_during_a_scrape_is_shown_by_the_next(
+    worker: Callable[[], Worker],
+) -> None:
+    """What was read before it was made has no room for it."""
+    one, two = worker(), worker()
+    one.slow("/a")
+    view = one.meters.view()
+    two.slow("/b", 2)
+    counter = one.meters.counter(catalogue.HTTP_SLOW, "/b")
+    gauge = one.meters.gauge(catalogue.TASKS)
+    gauge.set(1)
+    histogram = one.meters.histogram(catalogue.HTTP_DURATION, "GET", "/", "200", "")
+    histogram.remember(0.1, 1, 1)
+
+    assert [list(view.numbers(row)) for row in (counter, gauge, histogram)] == [[], [], []]
+    assert one.shows()[SLOW_B] == 2
+
+
 @pytest.mark.parametrize(
     "damage",
     [b"", b"x", b"garbage!" * 100, b"\0" * 64],

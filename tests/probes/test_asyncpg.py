@@ -74,7 +74,7 @@ async def test_three_queries_through_one_connection_wait_for_each_other(
         parts = {row.values[1]: row.cells[row.at] for row in meters.rows(catalogue.HTTP_PART)}
 
         assert first < total(meters, catalogue.POOL_CREATE)
-        assert 0.85 < (waited - first) / used < 1.15
+        assert 0.7 < (waited - first) / used < 1.6
         assert 0.99 < parts["pool_wait"] / waited < 1.01
         assert read(catalogue.POOL_WAIT) == {("small",): 4}
         assert read(catalogue.POOL_CREATE) == {("small",): 1}

@@ -63,7 +63,7 @@ async def check_waits(app: FastAPI, meters: Meters, read: Read) -> None:
     assert read(catalogue.POOL_CREATE) == {("small",): 1}
     assert read(catalogue.POOL_PENDING) == {("small",): 0}
     assert used_in_all - used > 0.3
-    assert 0.85 < (waited_in_all - waited) / (used_in_all - used) < 1.15
+    assert 0.7 < (waited_in_all - waited) / (used_in_all - used) < 1.6
     assert 0.99 < parts["pool_wait"] / waited_in_all < 1.01
     assert parts["db"] > 0.9 * used_in_all
 
