@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -24,9 +23,7 @@ FILES = sorted(TESTS.glob("*.test.yml"))
 LONG = {"http-budget.test.yml", "http-incident.test.yml"}
 STEADY = [path for path in FILES if path.name not in LONG]
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="apt-get install prometheus"
-)
+pytestmark = pytest.mark.usefixtures("promtool")
 
 
 def play(file: Path) -> subprocess.CompletedProcess[str]:

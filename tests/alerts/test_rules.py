@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -190,7 +189,7 @@ def test_yaml_keeps_what_was_meant(family):
     ]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="apt-get install prometheus")
+@pytest.mark.usefixtures("promtool")
 def test_prometheus_accepts_the_rules():
     """promtool loads every file."""
     files = sorted(str(path) for path in GENERATED.glob("*.rules.yml"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 
@@ -67,7 +66,7 @@ def test_expressions_are_free_of_grafana():
     assert [each for each in listed if 'http_route=~".*"' in each.expr]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="apt-get install prometheus")
+@pytest.mark.usefixtures("promtool")
 def test_prometheus_can_read_every_query(tmp_path):
     """All queries and annotations together pass promtool as recording rules."""
     asked = [each.expr for each in expressions()]

@@ -8,9 +8,9 @@ from typing import NoReturn
 import pytest
 
 from . import stores
-from .programs import MissingPart, in_ci
+from .programs import MissingPart, find, in_ci
 
-__all__ = ["database_url", "postgresql", "redis_server", "redis_url"]
+__all__ = ["database_url", "postgresql", "promtool", "redis_server", "redis_url"]
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +39,12 @@ def redis_url(redis_server: stores.Redis) -> str:
     """An empty Redis: ``redis://127.0.0.1:PORT/0``."""
     redis_server.command("FLUSHALL")
     return redis_server.url
+
+
+@pytest.fixture
+def promtool() -> str:
+    """The program's path; a missing one is a failure in CI, like every other part."""
+    return find("promtool")
 
 
 @pytest.hookimpl(wrapper=True)
