@@ -23,6 +23,7 @@ def decide(meters: Meters, limiter: str, limit: str, outcome: str) -> None:
     if exchange is None or exchange.closed:
         meters.counter(catalogue.LIMIT_DECISIONS, limiter, limit, "", outcome).add()
     else:
+        exchange.noted = True
         exchange.scope.setdefault(KEY, []).append((limiter, limit, outcome))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 from starlette.types import Scope
@@ -13,7 +14,7 @@ from starlette.types import Scope
 from ._contain import contain
 from ._routes import Routes
 
-__all__ = ["CURRENT", "METHODS", "Exchange", "current"]
+__all__ = ["CURRENT", "METHODS", "NO_PARTS", "Exchange", "current"]
 
 METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
@@ -23,6 +24,7 @@ METHODS = frozenset(
 
 # Ids need no secrecy, and a process that was forked must not repeat its sibling's.
 _ids = random.Random()  # noqa: S311
+_random_bits = _ids.getrandbits
 os.register_at_fork(after_in_child=_ids.seed)
 
 
@@ -41,19 +43,21 @@ class Exchange:
             ``incomplete_response`` or the status code of a 5xx; empty when nothing failed.
         request_bytes: Body bytes received.
         response_bytes: Body bytes sent.
+        inflight: Requests of its method that were in flight when it began, itself included.
+        noted: Whether there is something to tell at its end: parts, decisions, a 429.
         parts: Seconds by part, for the breakdown.
+        request_headers: By lower-case name; of repeated ones the last.
+        trace_number: The trace id as OpenTelemetry's API has it.
         headers: Response headers that signals add.
         leaving: Called when the app has returned, in the task and context that the exchange began
             in: the place to give back ContextVars. Background tasks are over then, too.
     """
 
     __slots__ = (
-        "_headers_in",
         "_request_id",
         "_route",
         "_routes",
         "_span_number",
-        "_trace_number",
         "closed",
         "disconnected",
         "duration",
@@ -63,15 +67,18 @@ class Exchange:
         "inflight",
         "leaving",
         "method",
+        "noted",
         "parts",
         "profile_id",
         "request_bytes",
+        "request_headers",
         "response_bytes",
         "sampled",
         "scope",
         "span",
         "started",
         "status",
+        "trace_number",
     )
 
     def __init__(self, scope: Scope, routes: Routes, started: float) -> None:
@@ -79,27 +86,28 @@ class Exchange:
         self.started = started
         method = scope["method"]
         self.method: str = method if method in METHODS else "_OTHER"
+        self.request_headers: dict[bytes, bytes] = dict(scope["headers"])
         self.duration = 0.0
         self.status: int | None = None
         self.error_type = ""
         self.exception: BaseException | None = None
         self.request_bytes = 0
         self.response_bytes = 0
-        self.inflight = 0
+        self.inflight = 0.0
         self.closed = False
         self.disconnected = False
+        self.noted = False
         self.headers: list[tuple[bytes, bytes]] = []
-        self.parts: dict[str, float] = {}
+        self.parts: Mapping[str, float] = NO_PARTS
         self.profile_id: str | None = None
         self.span: Any = None
         self.sampled = False
         self.leaving: list[Callable[[], object]] = []
-        self._routes = routes
-        self._route: str | None = None
-        self._headers_in: dict[bytes, bytes] | None = None
-        self._trace_number = 0
+        self.trace_number: int = _random_bits(128) or 1
         self._span_number = 0
         self._request_id: str | None = None
+        self._routes = routes
+        self._route: str | None = None
 
     @property
     def route(self) -> str:
@@ -116,13 +124,6 @@ class Exchange:
         return self._route
 
     @property
-    def request_headers(self) -> dict[bytes, bytes]:
-        """Request headers by lower-case name; of repeated ones the last."""
-        if self._headers_in is None:
-            self._headers_in = dict(self.scope["headers"])
-        return self._headers_in
-
-    @property
     def trace_id(self) -> str:
         """32 hex characters: the span's, the caller's, or made up here."""
         return f"{self.trace_number:032x}"
@@ -133,22 +134,15 @@ class Exchange:
         return f"{self.span_number:016x}"
 
     @property
-    def trace_number(self) -> int:
-        """The trace id as OpenTelemetry's API has it."""
-        if self._trace_number == 0:
-            self._trace_number = _ids.getrandbits(128) or 1
-        return self._trace_number
-
-    @property
     def span_number(self) -> int:
         """The span id as OpenTelemetry's API has it."""
         if self._span_number == 0:
-            self._span_number = _ids.getrandbits(64) or 1
+            self._span_number = _random_bits(64) or 1
         return self._span_number
 
     def joins(self, trace_number: int, span_number: int) -> None:
-        """The exchange is this span of this trace; without one it makes up its own ids."""
-        self._trace_number = trace_number
+        """The exchange is this span of this trace; without one it has an id of its own."""
+        self.trace_number = trace_number
         self._span_number = span_number
 
     @property
@@ -166,6 +160,10 @@ class Exchange:
         """The path as requested, without the query; for log lines and spans, never for labels."""
         path: str = self.scope["path"]
         return path
+
+
+NO_PARTS: Mapping[str, float] = MappingProxyType({})
+"""What most exchanges have; with the first part it gets its own."""
 
 
 CURRENT: ContextVar[Exchange | None] = ContextVar("fastobs_exchange", default=None)

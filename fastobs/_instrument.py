@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import get_running_loop
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -79,7 +80,9 @@ class Handle:
             return Middleware(
                 stack,
                 signals=list(self._signals(stack)),
+                requested=dict(self._requested()),
                 ends=list(self._ends()),
+                patience=inf if settings.slow is None else settings.slow.least,
                 routes=routes,
                 pages={path: page for path, (page, _) in pages.items()},
                 excluded=() if settings.metrics is None else settings.metrics.exclude,
@@ -165,23 +168,26 @@ class Handle:
             from .signals.metrics import http
 
             yield http(meters)
-        if settings.runtime is not None:
-            from .signals.loops import loops
-
-            yield loops(self._process.probes.on_loop)
         if settings.traces is not None:
             yield _tracing.signal_for(stack, settings.traces, self._process.head)
+
+    def _requested(self) -> Iterator[tuple[bytes, Signal]]:
+        """Who is told of an exchange whose request has a header."""
+        settings, meters = self.settings, self._process.meters
         if settings.profiles is not None:
             from .profiling.store import Folder
-            from .signals.profiles import profiles
+            from .signals.profiles import HEADER, profiles
 
-            # Last of all: whoever comes before it is not in the profile, nor slowed down by it.
-            yield profiles(
-                settings.profiles,
-                meters,
-                access=self._access(settings.profiles),
-                store=Folder(settings.profiles),
-                service=identify(settings.service, self._app).name,
+            # They begin last: whoever comes before is not in the profile, nor slowed down by it.
+            yield (
+                HEADER,
+                profiles(
+                    settings.profiles,
+                    meters,
+                    access=self._access(settings.profiles),
+                    store=Folder(settings.profiles),
+                    service=identify(settings.service, self._app).name,
+                ),
             )
 
     def _ends(self) -> Iterator[Finish]:

@@ -7,6 +7,7 @@ import os
 import sys
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from time import perf_counter
 
@@ -30,12 +31,16 @@ class Middleware:
         app: The application's whole middleware stack.
         signals: Who is told about the beginning of each exchange, and answers with what is told
             of its end; the last one told of the beginning is the first told of the end.
-        ends: Told of the end only, after the signals.
+        requested: Signals that a request asks for by a header of this name; they begin last.
+        ends: Told of the end only, after the signals, and only of an exchange that something was
+            noted of, or that took longer than `patience`.
+        patience: Seconds.
         routes: Knows the template of a request's route.
         pages: What we answer ourselves, by path; each also answers below its path.
         excluded: Paths that are passed on unseen; with a final ``*``, everything that begins so.
         sockets: Told +1 and -1 as WebSocket connections come and go.
-        started: Called once, when the app's start-up is complete or its first request comes.
+        started: Called whenever the app's start-up is complete; with the first request, if that
+            comes before.
         clock: Seconds.
     """
 
@@ -44,7 +49,9 @@ class Middleware:
         app: ASGIApp,
         *,
         signals: Sequence[Signal],
+        requested: Mapping[bytes, Signal] | None = None,
         ends: Sequence[Finish] = (),
+        patience: float = inf,
         routes: Routes,
         pages: Mapping[str, ASGIApp],
         excluded: Sequence[str],
@@ -54,7 +61,9 @@ class Middleware:
     ) -> None:
         self.app = app
         self.signals = tuple(signals)
+        self.requested = tuple((requested or {}).items())
         self.ends = tuple(ends)
+        self.patience = patience
         self.routes = routes
         self.clock = clock
         self._pages = dict(pages)
@@ -63,13 +72,13 @@ class Middleware:
         # One look decides for nearly every request that nothing below concerns it.
         self._special = (*self._pages, *self._excluded_prefixes)
         self._sockets = sockets
-        self._at_start = started
-        self._started: Callable[[], None] | None = started
+        self._started = started
+        self._waiting = True
         _all.add(self)
 
     def begin_anew(self) -> None:
         """In a forked child: what was started is the parent's."""
-        self._started = self._at_start
+        self._waiting = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -85,13 +94,24 @@ class Middleware:
             # "fastobs" in scope: an instrumented app mounted in one is seen by the outer one.
             await self.app(scope, receive, send)
             return
-        if self._started is not None:
+        if self._waiting:
             self._start()
-        passage = Passage(scope, receive, send, self)
+        passage = Passage(scope, self.routes, self.clock())
+        passage.inward, passage.outward, passage.middleware = receive, send, self
+        passage.trailers, passage.finishers = False, ()
         scope["fastobs"] = passage
         token = CURRENT.set(passage)
         try:
-            passage.begin(self.signals)
+            signals = self.signals
+            for header, signal in self.requested:
+                if header in passage.request_headers:
+                    signals = (*signals, signal)
+            for signal in signals:
+                try:
+                    if (finish := signal(passage)) is not None:
+                        passage.finishers = (finish,) + passage.finishers  # noqa: RUF005 - faster
+                except Exception as error:
+                    contain(_name(signal), error)
             await self.app(scope, passage.receive, passage.send)
         except BaseException as error:
             passage.failed(error)
@@ -103,7 +123,12 @@ class Middleware:
             # The exchange knows its scope: left like this, every request would wait for the
             # garbage collector, which costs more than all the rest of this module.
             scope.pop("fastobs", None)
-            passage.leave()
+            passage.exception = None
+            for leave in passage.leaving:
+                try:
+                    leave()
+                except Exception as error:
+                    contain("request", error)
 
     def _elsewhere(self, path: str) -> ASGIApp | None:
         """Who answers a path that is one of our pages, or excluded by its beginning."""
@@ -113,10 +138,9 @@ class Middleware:
         return self.app if path.startswith(self._excluded_prefixes) else None
 
     def _start(self) -> None:
-        started, self._started = self._started, None
-        if started is not None:
-            with contained("start"):
-                started()
+        self._waiting = False
+        with contained("start"):
+            self._started()
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -153,28 +177,16 @@ class Passage(Exchange):
     few objects: those are what a request pays for, not the statements.
     """
 
-    __slots__ = ("_finishers", "_middleware", "_receive", "_send", "_trailers")
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send, middleware: Middleware) -> None:
-        super().__init__(scope, middleware.routes, middleware.clock())
-        self._receive = receive
-        self._send = send
-        self._middleware = middleware
-        self._trailers = False
-        self._finishers: list[Finish] = []
-
-    def begin(self, signals: tuple[Signal, ...]) -> None:
-        for signal in signals:
-            try:
-                finish = signal(self)
-            except Exception as error:
-                contain(_name(signal), error)
-            else:
-                if finish is not None:
-                    self._finishers.append(finish)
+    __slots__ = ("finishers", "inward", "middleware", "outward", "trailers")
+    # Written by the middleware: a constructor of its own would be one more call for each request.
+    inward: Receive
+    outward: Send
+    middleware: Middleware
+    trailers: bool
+    finishers: tuple[Finish, ...]
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        message = await self.inward()
         if not self.closed:
             if message["type"] == "http.request":
                 self.request_bytes += len(message.get("body", b""))
@@ -188,28 +200,28 @@ class Passage(Exchange):
             return self._forward(message)
         try:
             status = self.status = message["status"]
-            self._trailers = message.get("trailers", False)
+            self.trailers = message.get("trailers", False)
             if self.headers:
                 # A new list: an app may answer twice with the same one.
                 message["headers"] = [*message.get("headers", ()), *self.headers]
-            if status >= 500:
-                self._note_exception()
+            if status >= 400:
+                self._note(status)
         except Exception as error:
             contain("request", error)
-        return self._send(message)
+        return self.outward(message)
 
     async def _forward(self, message: Message) -> None:
         last = False
         try:
             if message["type"] == "http.response.body":
                 self.response_bytes += len(message.get("body", b""))
-                last = not message.get("more_body", False) and not self._trailers
+                last = not message.get("more_body", False) and not self.trailers
             else:
                 last = self._is_last(message)
         except Exception as error:
             contain("request", error)
         try:
-            await self._send(message)
+            await self.outward(message)
         except OSError:
             # ASGI 2.4: the server raises OSError when the client has gone.
             self.disconnected = True
@@ -237,16 +249,10 @@ class Passage(Exchange):
                 self.status = 500
         self._close()
 
-    def leave(self) -> None:
-        """The app has returned: give back what was taken, and let go of what holds frames alive."""
-        self.exception = None
-        for leave in self.leaving:
-            try:
-                leave()
-            except Exception as error:
-                contain("request", error)
-
-    def _note_exception(self) -> None:
+    def _note(self, status: int) -> None:
+        self.noted = self.noted or status == 429
+        if status < 500:
+            return
         # Whoever turns an exception into a response (Starlette's ServerErrorMiddleware, an
         # exception handler) sends it from within its except block, so this is the exception.
         exception = sys.exception()
@@ -257,13 +263,13 @@ class Passage(Exchange):
         """Of the messages that are rare."""
         if message["type"] == "http.response.pathsend":
             self.response_bytes += Path(message["path"]).stat().st_size
-            return not self._trailers
+            return not self.trailers
         return message["type"] == "http.response.trailers" and not message.get("more_trailers")
 
     def _close(self) -> None:
         if self.closed:
             return
-        middleware = self._middleware
+        middleware = self.middleware
         self.duration = middleware.clock() - self.started
         self.closed = True
         status = self.status
@@ -271,9 +277,10 @@ class Passage(Exchange):
             not self.error_type
         ):
             self.error_type = _error_type(self)
-        finishers = self._finishers
-        finishers.reverse()
-        for finish in (*finishers, *middleware.ends):
+        finishers = self.finishers
+        if self.noted or self.duration >= middleware.patience:
+            finishers += middleware.ends
+        for finish in finishers:
             try:
                 finish(self)
             except Exception as error:

@@ -62,6 +62,7 @@ def enter(exchange: Exchange | None, part: str, now: float) -> None:
     if type(parts) is not Parts:
         # Made with the first part: many requests have none.
         parts = exchange.parts = Parts()
+        exchange.noted = True
     parts.enter(part, now)
 
 

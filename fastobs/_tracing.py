@@ -12,7 +12,7 @@ from typing import Any
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
@@ -20,9 +20,10 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from . import catalogue
-from ._exchange import CURRENT, Exchange, Signal
+from ._exchange import Exchange, Signal
 from ._extras import need
 from ._service import Identity
+from ._spans import MAKING, Way
 from .cells import Meters
 from .config import Traces
 from .errors import ConfigError
@@ -82,7 +83,8 @@ def provide(settings: Traces, who: Identity, meters: Meters, head: Head) -> None
         return
     # OTEL_TRACES_SAMPLER decides, unless the settings do.
     ratio = None if settings.sample is None else ParentBasedTraceIdRatio(settings.sample)
-    provider = TracerProvider(
+    provider = _Provider(
+        head,
         sampler=ratio,
         resource=Resource.create(
             {
@@ -94,12 +96,17 @@ def provide(settings: Traces, who: Identity, meters: Meters, head: Head) -> None
         shutdown_on_exit=False,
         id_generator=_ExchangeIds(),
     )
-    for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(_Counted(exporter, meters)))
+    processors = [BatchSpanProcessor(_Counted(exporter, meters)) for exporter in exporters]
+    for processor in processors:
+        provider.add_span_processor(processor)
     atexit.register(_shut_down, provider, settings.shutdown_after)
     trace.set_tracer_provider(provider)
     if settings.sample is not None:
-        head.keep(settings.sample)
+        limits = SpanLimits()
+        # The SDK's spans are made for their limits, if there are any for values of ours.
+        free = limits.max_attribute_length is None and limits.max_span_attribute_length is None
+        way = Way(lambda: provider.resource, tuple(each.on_end for each in processors))
+        head.keep(settings.sample, way if free else None)
 
 
 def spare_probe(app: Starlette) -> None:
@@ -118,14 +125,28 @@ def spare_probe(app: Starlette) -> None:
             config[signal] = False
 
 
+class _Provider(TracerProvider):
+    """Notices when spans concern anybody but us from their beginning."""
+
+    def __init__(self, head: Head, **options: Any) -> None:
+        super().__init__(**options)
+        self._head = head
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        self._head.way = None
+        super().add_span_processor(span_processor)
+
+
 class _ExchangeIds(RandomIdGenerator):
-    """Gives the server span the trace id that the exchange was decided on, and announced with."""
+    """Gives the server span the ids that the exchange was decided on, and announced with."""
 
     def generate_trace_id(self) -> int:
-        exchange = CURRENT.get()
-        if exchange is None or exchange.closed or exchange.span is not None:
-            return super().generate_trace_id()
-        return exchange.trace_number
+        exchange = MAKING.get()
+        return super().generate_trace_id() if exchange is None else exchange.trace_number
+
+    def generate_span_id(self) -> int:
+        exchange = MAKING.get()
+        return super().generate_span_id() if exchange is None else exchange.span_number
 
 
 class _Counted(SpanExporter):

@@ -118,7 +118,7 @@ HTTP_RESPONSE_SIZE = Metric(
 HTTP_REQUEST_SIZE = Metric(
     "http_server_request_body_size_bytes",
     "histogram",
-    "Bytes of request body received.",
+    "Bytes of request body received, of requests that have a body.",
     (METHOD, ROUTE, STATUS),
     BYTES,
 )

@@ -111,6 +111,11 @@ class Slow(Section):
     per_minute: PositiveInt = 120
     """Lines; what exceeds it is counted and told by the next line as ``suppressed``."""
 
+    @property
+    def least(self) -> float:
+        """The lowest of all thresholds: whatever was faster was not slow."""
+        return min([self.after, *self.routes.values()])
+
 
 class Traces(Section):
     """The server span of each request."""

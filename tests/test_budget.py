@@ -15,18 +15,19 @@ from benchmarks.memory import METHODS, PATHS
 from fastobs import instrument
 
 # Calls of one request to `GET /items/{item_id}`, more than the bare application's: of functions in
-# Python, and of functions in C.
+# Python, and of functions in C. FastAPI is spared the question whether its own telemetry has a
+# provider, which makes up for 13 of ours in Python.
 #
 # A call is not a time, but every time we saved went with calls saved. What is given below is what was
 # counted, and a tenth for other versions of FastAPI and OpenTelemetry. A change that needs more has
 # to say here what every request gets for it.
 BUDGET = {
     # Everything on, and the request is not sampled, as 99 of 100 are not.
-    "fastobs-1": (29, 27),
+    "fastobs-1": (2, 19),
     # The same in an app that has a tracer provider of its own, whose sampler has to be asked.
-    "fastobs-1-theirs": (71, 41),
-    # Sampled: the SDK makes a span, checks its attributes and queues it; 111 and 87 are its part.
-    "fastobs-100": (151, 123),
+    "fastobs-1-theirs": (43, 36),
+    # Sampled: a span is written and queued, but no object of the SDK's is made unless the app wants it.
+    "fastobs-100": (31, 42),
 }
 
 
@@ -43,7 +44,7 @@ def test_a_request_stays_within_its_budget_of_calls(variant):
     python = counted(variant)["python"] - counted("bare")["python"]
     c = counted(variant)["c"] - counted("bare")["c"]
 
-    assert (0 < python <= BUDGET[variant][0], 0 < c <= BUDGET[variant][1]) == (True, True), (
+    assert (python <= BUDGET[variant][0], c <= BUDGET[variant][1]) == (True, True), (
         f"{variant}: {python} Python calls and {c} C calls over bare"
     )
 

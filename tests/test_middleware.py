@@ -53,6 +53,7 @@ def around(app: ASGIApp, *signals: Signal, clock: Clock | None = None, **more: A
         sockets=more.pop("sockets", lambda change: None),
         started=more.pop("started", lambda: None),
         clock=clock or Clock(),
+        **more,
     )
 
 
@@ -332,7 +333,7 @@ async def test_signals_that_raise_do_not_reach_the_request(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("hook", "status"), [("_note_exception", 503), ("_is_last", 200)], ids=["start", "last message"]
+    ("hook", "status"), [("_note", 503), ("_is_last", 200)], ids=["start", "last message"]
 )
 async def test_a_bug_of_the_middleware_itself_does_not_reach_the_request(
     hook: str,
@@ -371,6 +372,52 @@ async def test_the_exchange_is_current_inside_the_request_and_gone_after_it() ->
 
     assert isinstance(seen[0], Exchange)
     assert (seen[1], current()) == (None, None)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("header", "count"), [("x-wish", 1), ("x-other", 0)])
+async def test_a_signal_on_request_is_told_when_its_header_is_there(
+    header: str, count: int, told: Told
+) -> None:
+    """After the others, so that what it does slows none of them down."""
+    order: list[str] = []
+
+    def first(exchange: Exchange) -> None:
+        order.append("first")
+
+    def wish(exchange: Exchange) -> Finish:
+        order.append("wish")
+        return told(exchange)
+
+    await call(around(answer_ok, first, requested={b"x-wish": wish}), headers={header: "1"})
+
+    assert order == ["first", *["wish"] * count]
+    assert len(told.closed) == count
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("seconds", "noted", "status", "count"),
+    [(0.9, False, 200, 0), (1.0, False, 200, 1), (0.0, True, 200, 1), (0.0, False, 429, 1)],
+    ids=["ordinary", "slow", "noted", "rejected"],
+)
+async def test_the_ends_are_told_of_what_there_is_something_to_tell_of(
+    seconds: float, noted: bool, status: int, count: int
+) -> None:
+    """Most exchanges are fast and ordinary, and pay for none of them."""
+    ended: list[Exchange] = []
+    clock = Clock()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        clock.now += seconds
+        exchange = current()
+        assert exchange is not None
+        exchange.noted = noted
+        await PlainTextResponse("ok", status)(scope, receive, send)
+
+    await call(around(app, ends=[ended.append], patience=1.0, clock=clock))
+
+    assert len(ended) == count
 
 
 @pytest.mark.anyio
@@ -472,7 +519,7 @@ async def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
         assert not [
             each
             for each in gc.get_objects()
-            if isinstance(each, Passage) and each._middleware is app
+            if isinstance(each, Passage) and each.middleware is app
         ]
     finally:
         gc.enable()

@@ -19,9 +19,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from fastobs import _tracing, catalogue
-from fastobs._exchange import CURRENT, Exchange
+from fastobs._exchange import Exchange
 from fastobs._routes import Routes
 from fastobs._service import Identity
+from fastobs._spans import MAKING
 from fastobs.cells import Meters
 from fastobs.config import Traces
 from fastobs.signals.traces import Head
@@ -88,7 +89,7 @@ def test_an_exporter_in_the_environment_is_enough() -> None:
     """Spans carry the id that the answer announced, and say which service they are of."""
     result, log = run(OTEL_TRACES_EXPORTER="console")
 
-    assert result["provider"] == "TracerProvider"
+    assert result["provider"] == "_Provider"
     text = "\n".join(log)
     assert '"name": "GET /items/{i}"' in text
     assert f'"trace_id": "0x{result["ids"][0]}"' in text
@@ -197,19 +198,19 @@ def test_what_becomes_of_batches_is_counted(meters: Meters) -> None:
     assert (counted.force_flush(), backend.closed) == (True, True)
 
 
-def test_span_ids_come_from_the_exchange_until_it_has_its_span() -> None:
-    """What is started after that, or outside, gets random ones."""
+def test_ids_come_from_the_exchange_whose_span_is_being_made() -> None:
+    """What else is started gets random ones."""
     ids = _tracing._ExchangeIds()
     exchange = Exchange(scope(), Routes(None), 0.0)  # type: ignore[arg-type]
     assert ids.generate_trace_id() != exchange.trace_number
 
-    token = CURRENT.set(exchange)
+    token = MAKING.set(exchange)
     try:
         assert ids.generate_trace_id() == exchange.trace_number
-        exchange.span = trace.INVALID_SPAN
-        assert ids.generate_trace_id() != exchange.trace_number
+        assert ids.generate_span_id() == exchange.span_number
     finally:
-        CURRENT.reset(token)
+        MAKING.reset(token)
+    assert ids.generate_span_id() != exchange.span_number
 
 
 def test_fastapi_is_spared_asking_for_providers_that_are_not_there(

@@ -7,6 +7,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
+from struct import Struct
 from time import time
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -49,6 +50,9 @@ EXEMPLAR_WIDTH = 9
 """Cells: the ids in words of 32 bits, which a float64 holds exactly, value, time, check."""
 
 
+WORDS = Struct(">6I")
+
+
 class Exemplar(NamedTuple):
     """One observation that leads to a trace. Ids are hex, ``at`` is seconds since the epoch."""
 
@@ -59,9 +63,8 @@ class Exemplar(NamedTuple):
 
     @staticmethod
     def cells(trace: int, span: int, value: float, at: float) -> array[float]:
-        words = [trace >> shift & 0xFFFFFFFF for shift in (96, 64, 32, 0)]
-        words += [span >> 32 & 0xFFFFFFFF, span & 0xFFFFFFFF]
-        return array("d", [*words, value, at, sum(words) + 1.0])
+        words = WORDS.unpack(trace.to_bytes(16, "big") + span.to_bytes(8, "big"))
+        return array("d", (*words, value, at, sum(words) + 1.0))
 
     @classmethod
     def read(cls, cells: Sequence[float]) -> Exemplar | None:
@@ -156,7 +159,7 @@ class Gauge(Row):
         self.cells[self.at + 1] = 1.0
 
     def set(self, value: float) -> None:
-        self.cells[self.at] = value
+        self.cells[self.at] = float(value)
         self.cells[self.at + 1] = 1.0
 
     def hide(self) -> None:
@@ -178,20 +181,21 @@ class Gauge(Row):
 class Histogram(Row):
     """A distribution: a cell per bucket, one for what is above them, one for the sum."""
 
-    __slots__ = ("_exemplars", "_sum", "bounds", "width")
+    __slots__ = ("_exemplars", "bounds", "last", "width")
     width: int
 
     def __init__(self, metric: Metric, values: tuple[str, ...], store: Store) -> None:
         self.bounds = metric.buckets
         self.width = len(metric.buckets) + 2
-        self._sum = len(metric.buckets) + 1
+        self.last = len(metric.buckets) + 1
+        """The cell of the sum."""
         self._exemplars: Place | None = None
         super().__init__(metric, values, store)
 
     def observe(self, value: float) -> None:
         index = bisect_left(self.bounds, value)
         self.cells[self.at + index] += 1.0
-        self.cells[self.at + self._sum] += value
+        self.cells[self.at + self.last] += value
 
     def remember(self, value: float, trace: int, span: int) -> None:
         """Keep this as the latest exemplar of the bucket that ``value`` falls into."""
@@ -213,7 +217,7 @@ class Histogram(Row):
     @property
     def buckets(self) -> list[float]:
         """Observations by bucket, not cumulated; the last is above all bounds."""
-        return list(self.cells[self.at : self.at + self._sum])
+        return list(self.cells[self.at : self.at + self.last])
 
     @property
     def count(self) -> float:
@@ -221,7 +225,7 @@ class Histogram(Row):
 
     @property
     def sum(self) -> float:
-        return self.cells[self.at + self._sum]
+        return self.cells[self.at + self.last]
 
     def _settle(self, store: Store) -> None:
         self._exemplars = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from typing import NamedTuple, Protocol
 
@@ -110,7 +109,7 @@ class MemoryStore:
     """The cells of a process that is alone, in its own memory."""
 
     def claim(self, key: Key, width: int, sheet: str = NUMBERS) -> Place:  # noqa: ARG002
-        return Place(array("d", bytes(8 * width)), 0)
+        return Place([0.0] * width, 0)
 
     def strangers(self) -> Iterable[Key]:
         return ()

@@ -18,18 +18,23 @@ def http(meters: Meters) -> Signal:
 
     def begin(exchange: Exchange) -> Finish:
         gauge = active[exchange.method]
-        gauge.add(1.0)
-        exchange.inflight = int(gauge.cells[gauge.at])
+        cells, at = gauge.cells, gauge.at
+        # One statement, see `Row`.
+        exchange.inflight = cells[at] = cells[at] + 1.0
+        cells[at + 1] = 1.0
         return finish
 
     def finish(exchange: Exchange) -> None:
-        active[exchange.method].add(-1.0)
+        gauge = active[exchange.method]
+        gauge.cells[gauge.at] -= 1.0
         # The same parts in the same order find the same histograms, without making label objects.
         duration, received, sent = rows[
             exchange.method, exchange.route, exchange.status, exchange.error_type
         ]
         duration.observe(exchange.duration)
-        received.observe(exchange.request_bytes)
+        if exchange.request_bytes:
+            # Most requests have no body; as zeros they would be the median of every route.
+            received.observe(exchange.request_bytes)
         sent.observe(exchange.response_bytes)
         if exchange.sampled:
             duration.remember(exchange.duration, exchange.trace_number, exchange.span_number)

@@ -19,11 +19,12 @@ from fastobs.profiling.access import Access, Grant
 from fastobs.profiling.engine import Recording, busy, record
 from fastobs.profiling.store import Meta, NotPrivate, Store
 
-__all__ = ["profiles"]
+__all__ = ["HEADER", "profiles"]
 
 logger = logging.getLogger("fastobs")
 
 HEADER = b"x-profile"
+"""Requests without it do not concern us."""
 WAITING = 32
 """Recordings that may wait to be written; the budget makes more of them in a minute unlikely."""
 OUTCOMES = ("kept", "denied", "busy", "limited", "dropped", "error")

@@ -85,6 +85,21 @@ async def test_sizes_are_the_bytes_that_went_through(observed: Observed, meters:
 
 
 @pytest.mark.anyio
+async def test_a_request_without_a_body_is_not_one_of_no_bytes(
+    observed: Observed, meters: Meters
+) -> None:
+    """Most have none; as zeros they would be the median of every route."""
+    app = FastAPI()
+    app.get("/")(lambda: 1)
+    observed(app)
+
+    await call(app, "/")
+
+    assert meters.histogram(catalogue.HTTP_REQUEST_SIZE, "GET", "/", "200").count == 0
+    assert meters.histogram(catalogue.HTTP_RESPONSE_SIZE, "GET", "/", "200").count == 1
+
+
+@pytest.mark.anyio
 async def test_exceptions_are_counted_by_route_and_class(
     observed: Observed, meters: Meters
 ) -> None:

@@ -20,7 +20,7 @@ from opentelemetry.util._once import Once
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from fastobs import ConfigError, catalogue, current, instrument
+from fastobs import ConfigError, _tracing, catalogue, current, instrument
 from fastobs.cells import Meters
 from fastobs.cells.render import exemplars_of
 from tests.driving import Answer, call
@@ -58,9 +58,30 @@ class Exported:
         return span
 
 
-@pytest.fixture
-def exported() -> Exported:
-    return Exported()
+class ExportedByUs(Exported):
+    """The same when the environment names an exporter and we set up the provider."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._memory = InMemorySpanExporter()
+        monkeypatch.setattr(_tracing, "_exporters", lambda: [self._memory])
+        monkeypatch.setenv("FASTOBS_TRACES_SAMPLE", "1.0")
+
+    @property
+    def spans(self) -> list[ReadableSpan]:
+        provider = trace.get_tracer_provider()
+        assert isinstance(provider, TracerProvider)
+        provider.force_flush()
+        return super().spans
+
+
+@pytest.fixture(params=["theirs", "ours"])
+def exported(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Exported]:
+    if request.param == "theirs":
+        yield Exported()
+        return
+    yield ExportedByUs(monkeypatch)
+    if isinstance(provider := trace.get_tracer_provider(), TracerProvider):
+        provider.shutdown()
 
 
 def shop() -> FastAPI:
@@ -297,6 +318,8 @@ def made() -> Iterator[list[FastAPI]]:
 
 
 @pytest.mark.anyio
+# FastAPI's own telemetry wants to know of a provider before the first request, which sets up ours.
+@pytest.mark.parametrize("exported", ["theirs"], indirect=True)
 @pytest.mark.parametrize("path", ["/items/7", "/sub/s/1", "/nope"])
 @pytest.mark.parametrize("contrib_is", ["absent", "before", "after"])
 @pytest.mark.parametrize("mode", ["fastobs", "contrib", "native"])
