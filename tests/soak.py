@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +27,7 @@ from tests import parts
 from tests.integration.test_workers import WORKERS, answered, folder_of, live, numbers, serve
 
 console = Console(highlight=False)
-OPTIONS = {"uvicorn": ["--limit-max-requests", "3000"], "gunicorn": ["--max-requests", "3000"]}
+RECYCLING = {"uvicorn": "--limit-max-requests", "gunicorn": "--max-requests"}
 
 
 @dataclass
@@ -60,9 +61,16 @@ class Seen:
     counts: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
+    took: list[float] = field(default_factory=list)
+    starts: float = 0.0
 
     def scrape(self, server: parts.Server, folder: Path) -> None:
+        began = time.perf_counter()
         found = numbers(server)
+        self.took.append(time.perf_counter() - began)
+        self.starts = sum(
+            v for (name, _), v in found.items() if name == catalogue.WORKER_STARTS.name
+        )
         count = f"{catalogue.HTTP_DURATION.name}_count"
         rss = catalogue.PROCESS_RSS.name
         self.counts.append(
@@ -81,12 +89,17 @@ def main(
     minutes: float = 30.0,
     server: str = "uvicorn",
     clients: int = 4,
+    recycle: Annotated[int, typer.Option(help="Requests that a worker lives for.")] = 3000,
+    recycles: Annotated[
+        int | None, typer.Option(help="End after so many; fewer in the given time fail.")
+    ] = None,
+    kills: Annotated[bool, typer.Option(help="Kill and reload, too.")] = True,
     seed: Annotated[int, typer.Option(help="Of what is done to the workers.")] = 1,
 ) -> None:
     """Load, kill, recycle, reload, scrape; then count."""
     chance = random.Random(seed)
     load, seen = Load(), Seen()
-    options = OPTIONS[server]
+    options = [RECYCLING[server], str(recycle)]
     chosen: Any = server
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -98,12 +111,14 @@ def main(
         for thread in threads:
             thread.start()
         end = time.monotonic() + minutes * 60
-        kills = reloads = 0
-        while time.monotonic() < end:
+        killed = reloads = 0
+        while time.monotonic() < end and not (recycles and seen.starts >= recycles + WORKERS):
             # The pace of the misfortunes, not a wait for something.
             load.stop.wait(chance.uniform(1, 5))
-            if chance.random() < 0.3:
-                kills += _kill(folder, chance)
+            if not kills:
+                pass
+            elif chance.random() < 0.3:
+                killed += _kill(folder, chance)
             elif server == "gunicorn" and chance.random() < 0.1:
                 os.kill(running.server.pid, signal.SIGHUP)
                 reloads += 1
@@ -114,7 +129,9 @@ def main(
         parts.eventually(lambda: live(running) >= WORKERS, within=60)
         counted = answered(running)
         seen.scrape(running, folder)
-    _report(load, seen, counted, kills, reloads)
+    _report(load, seen, counted, killed, reloads)
+    if recycles and seen.starts < recycles + WORKERS:
+        sys.exit(f"Only {seen.starts - WORKERS:.0f} workers were recycled in time.")
 
 
 def _kill(folder: Path, chance: random.Random) -> int:
@@ -132,8 +149,11 @@ def _report(load: Load, seen: Seen, counted: float, kills: int, reloads: int) ->
         console.print(f"cut: {line}")
     console.print(
         f"{load.answered} answered, {len(load.cut)} cut, {counted:.0f} counted; {kills} killed, "
-        f"{reloads} reloads, {len(seen.counts)} scrapes."
+        f"{reloads} reloads, {seen.starts:.0f} workers started, {len(seen.counts)} scrapes."
     )
+    tenth = len(seen.took) // 10 or 1
+    first, last = median(seen.took[:tenth]), median(seen.took[-tenth:])
+    console.print(f"A scrape: {first * 1e3:.0f} ms at first, {last * 1e3:.0f} ms at last.")
     half = len(seen.memory) // 2
     early, late = max(seen.memory[: half or 1]), max(seen.memory[half:])
     console.print(f"Largest worker: {early / 1e6:.0f} MB early, {late / 1e6:.0f} MB late.")
