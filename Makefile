@@ -8,10 +8,13 @@ ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
+OLDEST := build/oldest
+OLDEST_TESTS := aiocache aiohttp asyncpg cachetools cashews dogpile fastapi_cache functools httpx \
+	limits psycopg_pool pyrate_limiter redis sqlalchemy sqlalchemy_postgresql
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test bench soak lint clean parts check
+.PHONY: help demo test oldest bench soak drill lint clean parts check
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,12 +28,20 @@ test: parts lint check ## Run every check and every test, on real servers
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=$(COVERAGE)
 
+oldest: parts $(OLDEST)/.ready ## Test the adapters with the oldest releases that we claim
+	$(OLDEST)/bin/python -m pytest -q -W default::DeprecationWarning \
+		$(OLDEST_TESTS:%=tests/probes/test_%.py) $(ARGS)
+
 bench: $(READY) ## Measure what fastobs costs
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.workers
+	@$(BIN)/python -m benchmarks.events
 
 soak: $(READY) ## Kill, recycle and reload workers under load for half an hour, and count
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+drill: parts ## Break a shop in nine ways and see that the right alerts come and go, in eight minutes
+	@$(BIN)/python -m tests.drill $(ARGS)
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check
@@ -50,6 +61,15 @@ check: $(READY)
 # The servers and the browser that pip cannot install.
 parts: $(READY)
 	@$(BIN)/python -m tests.parts.install
+
+# What is not named in tests/oldest.txt is as new as the oldest releases bear.
+$(OLDEST)/.ready: pyproject.toml tests/oldest.txt
+	@$(PYTHON) -m venv --clear $(OLDEST)
+	@echo "Installing the oldest releases into $(OLDEST), once …"
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable . --requirement tests/oldest.txt
+	@touch $@
 
 # Done again only when the dependencies change.
 $(READY): pyproject.toml

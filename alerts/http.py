@@ -48,7 +48,7 @@ def groups(limits: Thresholds = THRESHOLDS) -> tuple[Group, ...]:
                 *_errors(limits),
                 *_latency(limits),
                 _route_latency(limits),
-                _traffic(limits),
+                *_traffic(limits),
             ),
         ),
     )
@@ -174,24 +174,31 @@ def _route_latency(limits: Thresholds) -> Alert:
     )
 
 
-def _traffic(limits: Thresholds) -> Alert:
+def _traffic(limits: Thresholds) -> tuple[Alert, ...]:
     now = slo.requests("5m").where(AVAILABILITY)
     yesterday = f"{slo.requests('1h').where(AVAILABILITY)} offset 1d"
-    return Alert(
-        name="FastobsThroughputDrop",
-        severity="warning",
-        expr=bound(
-            f"{now} < {limits.traffic_drop:g} * ({yesterday})",
-            f"{yesterday} > {limits.min_traffic_yesterday:g}",
-        ),
-        lasts="15m",
-        summary="{{ $labels.job }} gets far fewer requests than yesterday.",
-        description=(
-            "{{ $value | humanize }} requests per second arrive, less than "
-            f"{limits.traffic_drop:.0%} of this hour yesterday. "
-            "Clients, DNS or the load balancer may not reach the service."
-        ),
-        dashboard=OVERVIEW,
+
+    def drop(severity: Severity, line: float, lasts: str) -> Alert:
+        return Alert(
+            name="FastobsThroughputDrop",
+            severity=severity,
+            expr=bound(
+                f"{now} < {line:g} * ({yesterday})",
+                f"{yesterday} > {limits.min_traffic_yesterday:g}",
+            ),
+            lasts=lasts,
+            summary="{{ $labels.job }} gets far fewer requests than yesterday.",
+            description=(
+                "{{ $value | humanize }} requests per second arrive, less than "
+                f"{line:.0%} of this hour yesterday. "
+                "Clients, DNS or the load balancer may not reach the service."
+            ),
+            dashboard=OVERVIEW,
+        )
+
+    return (
+        drop("warning", limits.traffic_drop.target, "15m"),
+        drop("critical", limits.traffic_drop.critical, "10m"),
     )
 
 

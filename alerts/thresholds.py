@@ -48,8 +48,9 @@ class Thresholds:
     """Requests per second; 30 in five minutes are the least that have a median worth a call."""
     min_rate_p99: float = 0.4
     """Requests per second; below 100 in five minutes the P99 is one single request."""
-    traffic_drop: float = 0.3
-    """Of yesterday's traffic at this hour; holidays stay above, broken routing does not."""
+    traffic_drop: Pair = Pair(0.3, 0.05)
+    """Of yesterday's traffic at this hour; holidays stay above, broken routing does not. Below the
+    second number next to nobody arrives, which no change of habits explains."""
     min_traffic_yesterday: float = 1.0
     """Requests per second; small services are silent for good reasons."""
 

@@ -30,8 +30,8 @@ ATTACKED = ("bare", "fastobs-1")
 def main(
     *,
     rounds: Annotated[int, typer.Option(help="Rounds per process; each has all variants.")] = 60,
-    batch: Annotated[int, typer.Option(help="Requests in a row per variant and round.")] = 50,
-    warm_up: Annotated[int, typer.Option(help="Requests per variant before that.")] = 300,
+    batch: Annotated[int, typer.Option(help="Requests in a row per variant and round.")] = 200,
+    warm_up: Annotated[int, typer.Option(help="Requests per variant before that.")] = 1000,
     processes: Annotated[int, typer.Option(help="Fresh processes per variant of ours.")] = 3,
     only: Annotated[
         list[str] | None, typer.Option(help=f"Variants, of: {', '.join(VARIANTS)}.")
@@ -55,7 +55,7 @@ def main(
     """Measure what fastobs costs, beside bare FastAPI and beside its peers."""
     loaded: tuple[str, ...] = LOADED
     if quick:
-        rounds, batch, warm_up, processes = 10, 25, 100, 1
+        rounds, batch, warm_up, processes = 10, 50, 200, 1
         wrk_rounds, wrk_seconds = 1, 1
         memory_requests = 20_000
         loaded = tuple(name for name in LOADED if name in QUICKLY)

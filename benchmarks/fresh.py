@@ -39,13 +39,15 @@ def run(task: str, subject: Any, *, prefix: Sequence[str] = (), **options: Any) 
 
 def main(task: str, subject: str, options: str) -> None:
     from .calls import count_calls
+    from .events import time_events
     from .instructions import run_twice
     from .memory import grow
     from .scrape import time_scrapes
     from .timing import time_variants
 
     tasks = {
-        job.__name__: job for job in (count_calls, grow, run_twice, time_scrapes, time_variants)
+        job.__name__: job
+        for job in (count_calls, grow, run_twice, time_events, time_scrapes, time_variants)
     }
     job: Any = tasks[task]
     json.dump(job(json.loads(subject), **json.loads(options)), sys.stdout)

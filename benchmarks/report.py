@@ -97,7 +97,7 @@ def _sections(results: Results) -> Iterator[str]:
         yield (
             "`GET /items/{item_id}` of an application with fifty routes, in process, ten request "
             "headers, one request after the other. Every variant is measured in turn with bare in "
-            "small batches, in several fresh processes; microseconds are medians of the paired "
+            "batches, in several fresh processes where nothing else is; microseconds are medians of the paired "
             f"differences. A bare request takes {results.bare:.0f} us of CPU. CPU time is that of the "
             "whole process with its threads; wall time also has what neighbours on the machine took, "
             "with the middle half of the differences. Spans go through a BatchSpanProcessor to an "

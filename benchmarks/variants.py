@@ -454,7 +454,11 @@ VARIANTS = {
 
 
 def groups(names: Sequence[str]) -> list[list[str]]:
-    """Which variants share a process: bare, one of ours, and everybody else."""
+    """Which variants share a process: bare and one of ours each; bare and everybody else.
+
+    In production an application is alone with its caches, its heap and its threads; whoever is
+    measured among a dozen others is measured among their traces, too.
+    """
     ours = [name for name in names if VARIANTS[name].ours]
     others = [name for name in names if not VARIANTS[name].ours and name != "bare"]
-    return [["bare", *own, *others] for own in ([name] for name in ours)] or [["bare", *others]]
+    return [*(["bare", own] for own in ours), *([["bare", *others]] if others else [])]

@@ -33,7 +33,7 @@ from fastobs.promql import (
 )
 
 from .charts import heatmap, stat, table, timeseries
-from .kit import SCOPE, Chart, Query, query, unit_of, worse_above
+from .kit import SCOPE, Chart, Query, changed, query, unit_of, worse_above, worse_below
 
 __all__ = ["of_route", "red", "routes", "targets", "where_the_time_goes"]
 
@@ -104,8 +104,8 @@ def red() -> list[Chart]:
             alert="http/FastobsErrorRatioHigh",
         ),
         percentiles(SCOPE),
-        distribution(SCOPE),
-        where_the_time_goes(SCOPE, width=8, tall=8),
+        changed(distribution(SCOPE), width=6),
+        where_the_time_goes(SCOPE, width=6, tall=8),
         timeseries(
             "In flight",
             "Do requests pile up, or WebSockets?",
@@ -114,7 +114,9 @@ def red() -> list[Chart]:
                 total(gauge(HTTP_WEBSOCKETS, *SCOPE), by=["instance"]), "WebSockets, {{instance}}"
             ),
             unit="short",
+            width=6,
         ),
+        _traffic_against_yesterday(),
     ]
 
 
@@ -265,6 +267,23 @@ def _against_yesterday() -> Chart:
             maybe_empty="the service is younger than a day",
         ),
         unit=SECONDS,
+    )
+
+
+def _traffic_against_yesterday() -> Chart:
+    yesterday = total(rate(HTTP_DURATION, *SCOPE, ago="1d"))
+    return timeseries(
+        "Traffic against yesterday",
+        "Which share of the requests of this time yesterday arrives?",
+        query(
+            ratio(total(rate(HTTP_DURATION, *SCOPE)), yesterday),
+            "of yesterday",
+            maybe_empty="the service is younger than a day",
+        ),
+        unit="percentunit",
+        width=6,
+        steps=worse_below(THRESHOLDS.traffic_drop),
+        alert="http/FastobsThroughputDrop",
     )
 
 

@@ -216,8 +216,10 @@ def worse_above(limit: Pair | float) -> Steps:
     return _steps(("green", None), ("orange", limit))
 
 
-def worse_below(limit: float) -> Steps:
-    """Orange below the limit, green from it on."""
+def worse_below(limit: Pair | float) -> Steps:
+    """The colours of the alert's severities below its thresholds, green from the highest on."""
+    if isinstance(limit, Pair):
+        return _steps(("red", None), ("yellow", limit.critical), ("green", limit.target))
     return _steps(("orange", None), ("green", limit))
 
 

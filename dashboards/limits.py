@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from alerts.thresholds import THRESHOLDS
-from fastobs.catalogue import HTTP_DURATION, LIMIT_DECISIONS, LIMIT_REJECTED, ROUTE, STATUS
+from fastobs.catalogue import (
+    HTTP_DURATION,
+    LIMIT_DECISIONS,
+    LIMIT_REJECTED,
+    LIMIT_RETRY_AFTER,
+    ROUTE,
+    STATUS,
+)
 from fastobs.promql import named, or_zero, rate, ratio, top, total
 
 from .charts import stat, timeseries
@@ -80,7 +87,18 @@ def all_of_it() -> list[Chart]:
                 maybe_empty="nobody has been turned away yet",
             ),
             unit="reqps",
-            width=24,
+            width=16,
             alert="limits/FastobsUpstreamRateLimited",
+        ),
+        timeseries(
+            "Told when to come back",
+            "Do our 429s carry Retry-After? Callers that are not told try again at once.",
+            query(
+                total(rate(LIMIT_RETRY_AFTER, *SCOPE), by=["sent"]),
+                "{{sent}}",
+                maybe_empty="nobody has been turned away yet",
+            ),
+            unit="reqps",
+            stacked=True,
         ),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -15,6 +16,8 @@ from fastobs.config import SECTIONS
 from fastobs.probes import ADAPTERS
 
 HERE = Path(__file__).parent
+PACKAGES = {"fastapi_cache": "fastapi-cache2"}
+"""What pip calls a library, if it is not its module's name."""
 MADE = "<!-- Made by `python -m docs`; do not edit. -->"
 
 
@@ -99,12 +102,20 @@ def supported_page() -> str:
         "those that cannot be found by themselves. `print(handle.status())` says what is watched in your",
         "app, under which name, and what is not.",
         "",
-        "| library | family | `watch()` takes |",
-        "|---|---|---|",
+        "| library | family | tested with | `watch()` takes |",
+        "|---|---|---|---|",
     ]
     lines += [
-        f"| {row.library} | {row.family} | {row.supports or 'nothing: it is found by itself'} |"
+        f"| {row.library} | {row.family} | {releases(row.library)} "
+        f"| {row.supports or 'nothing: it is found by itself'} |"
         for row in ADAPTERS
+    ]
+    lines += [
+        "",
+        f"fastobs itself is tested with FastAPI {releases('fastapi')}, Starlette {releases('starlette')} and",
+        f"the OpenTelemetry SDK {releases('opentelemetry-sdk')}. `make oldest` repeats the adapters' tests",
+        "with the oldest releases. A release that an adapter does not know is left alone, and",
+        "`handle.status()` says so.",
     ]
     lines += [
         "",
@@ -112,6 +123,23 @@ def supported_page() -> str:
         "`fastobs.section(name)`; a new library is [one file](adding-a-probe.md).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def releases(library: str) -> str:
+    """The oldest and the newest release that the tests ran with; empty if none is claimed."""
+    if library in sys.stdlib_module_names:
+        return "Python's own"
+    package = PACKAGES.get(library, library.replace("_", "-"))
+    oldest, newest = (pins(name).get(package, "") for name in ("oldest.txt", "newest.txt"))
+    return oldest if oldest == newest else f"{oldest} to {newest}"
+
+
+@cache
+def pins(name: str) -> dict[str, str]:
+    """Versions by package, of a file in ``tests/``: what is installed here is of no matter."""
+    lines = (HERE.parent / "tests" / name).read_text().splitlines()
+    found = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
+    return {package.partition("[")[0]: version for package, version in found}
 
 
 PAGES = {

@@ -22,10 +22,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from examples.report import render, rows
-from examples.report.exposition import Samples, gather, increase
-from examples.report.rows import Peaks
+from examples.report.log import slow_lines, slow_table
 from examples.running import DemoError, Process, free_port, load, running, shop, wait_until
+from fastobs.cli import render, rows
+from fastobs.cli.exposition import Samples, gather, increase
+from fastobs.cli.rows import Peaks
 
 NEEDED = (
     *("aiosqlite", "cachetools", "greenlet", "httpx2", "locust"),
@@ -162,7 +163,7 @@ def _report(console: Console, gained: Samples, peaks: Peaks, *, seconds: float, 
         msg = "/metrics shows no request, although there was load."
         raise DemoError(msg, log=log)
     with log.open(encoding="utf-8", errors="replace") as lines:
-        slow = rows.slow_lines(lines)
+        slow = slow_lines(lines)
     requests = sum(row.requests for row in routes)
     console.print()
     console.rule("What fastobs saw")
@@ -178,7 +179,7 @@ def _report(console: Console, gained: Samples, peaks: Peaks, *, seconds: float, 
         (render.blocks(rows.blocks(gained)), "nobody."),
         (render.limits(rows.limits(gained)), "none was asked."),
         (render.findings(rows.findings(gained)), "nothing."),
-        (render.slow(slow), f"none took longer than {SLOW_AFTER:g} seconds."),
+        (slow_table(slow), f"none took longer than {SLOW_AFTER:g} seconds."),
     ):
         render.show(console, table, otherwise=otherwise)
 

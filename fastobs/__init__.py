@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._correlation import TraceContextFilter, add_trace_context
 from ._exchange import current
 from ._instrument import Handle, instrument
+from ._repeats import allow_repeats
 from ._section import section
 from ._version import __version__
 from ._watch import cache, limiter, watch
@@ -19,6 +20,7 @@ __all__ = [
     "TraceContextFilter",
     "__version__",
     "add_trace_context",
+    "allow_repeats",
     "cache",
     "current",
     "instrument",

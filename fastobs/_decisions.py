@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from . import catalogue
 from ._exchange import CURRENT, Exchange
+from .catalogue import ROUTE, Metric
 from .cells import Meters
+from .cells.meters import OTHER, Histogram
 
-__all__ = ["Decision", "decide", "decisions"]
+__all__ = ["Decision", "decide", "decisions", "undecided"]
 
 Decision = tuple[str, str, str]
 """The limiter, the limit it checked, and the outcome: allowed, limited or error."""
 
 KEY = "fastobs.decisions"
+
+LISTED = 20
+"""Routes that are named to people; more than so many are a number."""
 
 
 def decide(meters: Meters, limiter: str, limit: str, outcome: str) -> None:
@@ -31,3 +38,34 @@ def decisions(exchange: Exchange) -> list[Decision]:
     """All that was decided about this exchange."""
     made: list[Decision] = exchange.scope.get(KEY, [])
     return made
+
+
+def undecided(meters: Meters, routes: Iterable[str]) -> Iterator[str]:
+    """Which of these routes no limiter of this process ever decided on; lines for people.
+
+    Those that had requests come first: with them something is wrong, or no limit is meant.
+    """
+    decided = _by_route(meters, catalogue.LIMIT_DECISIONS)
+    if OTHER in decided:
+        yield "there are too many decisions to tell them all apart, so nobody knows"
+        return
+    requests = _by_route(meters, catalogue.HTTP_DURATION)
+    # Without any they may be switched off, and with too many to tell apart they are not all here.
+    otherwise = "no request yet" if requests and OTHER not in requests else "no decision"
+    found = [route for route in dict.fromkeys(routes) if route not in decided]
+    found.sort(key=lambda route: -requests.get(route, 0))
+    for route in found[:LISTED]:
+        count = requests.get(route)
+        yield f"{route}: {f'{count:.0f} requests, no decision' if count else otherwise}"
+    if len(found) > LISTED:
+        yield f"and {len(found) - LISTED} more"
+
+
+def _by_route(meters: Meters, metric: Metric) -> dict[str, float]:
+    """How much was counted; routes without anything are left out."""
+    at = metric.labels.index(ROUTE)
+    found: dict[str, float] = {}
+    for row in meters.rows(metric):
+        if count := row.count if isinstance(row, Histogram) else row.cells[row.at]:
+            found[row.values[at]] = found.get(row.values[at], 0.0) + count
+    return found

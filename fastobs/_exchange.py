@@ -45,8 +45,11 @@ class Exchange:
         response_bytes: Body bytes sent.
         inflight: Requests of its method that were in flight when it began, itself included.
         noted: Whether there is something to tell at its end: parts, decisions, a 429.
+        notes: What probes remember of it for its end, and what is found in that; None until something
+            is.
         parts: Seconds by part, for the breakdown.
         request_headers: By lower-case name; of repeated ones the last.
+        context: OpenTelemetry's, for what the request does; None if nothing is recorded.
         trace_number: The trace id as OpenTelemetry's API has it.
         headers: Response headers that signals add.
         leaving: Called when the app has returned, in the task and context that the exchange began
@@ -59,6 +62,7 @@ class Exchange:
         "_routes",
         "_span_number",
         "closed",
+        "context",
         "disconnected",
         "duration",
         "error_type",
@@ -68,6 +72,7 @@ class Exchange:
         "leaving",
         "method",
         "noted",
+        "notes",
         "parts",
         "profile_id",
         "request_bytes",
@@ -97,10 +102,12 @@ class Exchange:
         self.closed = False
         self.disconnected = False
         self.noted = False
+        self.notes: dict[str, Any] | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         self.parts: Mapping[str, float] = NO_PARTS
         self.profile_id: str | None = None
         self.span: Any = None
+        self.context: dict[str, Any] | None = None
         self.sampled = False
         self.leaving: list[Callable[[], object]] = []
         self.trace_number: int = _random_bits(128) or 1
@@ -113,12 +120,14 @@ class Exchange:
     def route(self) -> str:
         """The declared template; empty while routing has not happened, and if nothing matched."""
         if self._route is None:
+            # Asked first: another thread may look while the exchange goes on to its end.
+            final = self.closed
             try:
                 route = self._routes.template(self.scope)
             except Exception as error:
                 contain("routes", error)
                 route = ""
-            if not self.closed:
+            if not final:
                 return route
             self._route = route
         return self._route

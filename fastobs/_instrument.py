@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
-from collections.abc import Callable, Iterator
+from asyncio import AbstractEventLoop, get_running_loop
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from . import _tracing, catalogue
+from ._decisions import undecided
 from ._endpoint import metrics_page
-from ._exchange import Finish, Signal
+from ._exchange import Exchange, Finish, Signal
 from ._health import WITHIN, Ask, Check, Health, health_pages
 from ._middleware import Middleware
 from ._process import Process, process
@@ -24,8 +26,14 @@ from .errors import ConfigError
 
 if TYPE_CHECKING:
     from .profiling.access import Access
+    from .watchdog.tail import Tail
 
 __all__ = ["Handle", "instrument"]
+
+UNDECIDED = """\
+  There is a limiter, but it was never asked for these. slowapi's middleware passes over what
+  include_router() adds: write @limiter.limit("5/minute") above the endpoint. A limiter of your own
+  is seen through fastobs.limiter(name). Where no limit is meant, nothing is wrong."""
 
 
 def instrument(app: Starlette, settings: Settings | None = None, /, **sections: Any) -> Handle:
@@ -70,6 +78,8 @@ class Handle:
         self._process = shared
         self._undo: list[Callable[[], None]] = []
         self._health = Health(shared.probes.checks)
+        self._opened: dict[Exchange, None] = {}
+        self._tail = self._capture()
         pages = dict(self._pages())
         _refuse_collisions(app, pages)
         if settings.traces is not None:
@@ -79,7 +89,7 @@ class Handle:
         def wrap(stack: ASGIApp) -> Middleware:
             return Middleware(
                 stack,
-                signals=list(self._signals(stack)),
+                **self._of_each(stack),
                 requested=dict(self._requested()),
                 ends=list(self._ends()),
                 patience=inf if settings.slow is None else settings.slow.least,
@@ -88,6 +98,7 @@ class Handle:
                 excluded=() if settings.metrics is None else settings.metrics.exclude,
                 sockets=shared.meters.gauge(catalogue.HTTP_WEBSOCKETS).add,
                 started=self._started,
+                opened=self._opened,
             )
 
         self._insert(wrap)
@@ -95,11 +106,18 @@ class Handle:
         self._undo.append(shared.leave)
         shared.meters.ask(self._health)
         self._undo.append(lambda: shared.meters.forget(self._health))
+        if self._tail is not None:
+            self._undo.append(self._tail.stop)
         app.state.fastobs = self
 
     def status(self) -> str:
-        """What is watched, what was found but cannot be, and the line to add; for people."""
-        return f"{self._process.workers.status()}\n{self._process.probes.status()}"
+        """What is watched, what was found but cannot be, and the line to add; for people.
+
+        If there is a limiter, also the routes that none ever decided on.
+        """
+        shared = self._process
+        parts = [shared.workers.status(), shared.probes.status(), *self._undecided()]
+        return "\n".join(parts)
 
     def check(self, name: str, ask: Ask, *, within: float = WITHIN) -> None:
         """Have ``/_fastobs/readyz`` ask this, too: ``handle.check("redis", client.ping)``.
@@ -122,6 +140,18 @@ class Handle:
             self._undo.pop()()
         with suppress(AttributeError, KeyError):
             del self._app.state.fastobs
+
+    def _undecided(self) -> Iterator[str]:
+        """Limiters fail open: a route that they pass over looks like one that nobody overloads."""
+        settings, shared = self.settings, self._process
+        limiters = shared.probes.watched("limits") or shared.meters.rows(catalogue.LIMIT_DECISIONS)
+        if settings.limits is None or not limiters:
+            return
+        excluded = () if settings.metrics is None else settings.metrics.exclude
+        if lines := list(undecided(shared.meters, _limitable(self._app, excluded))):
+            yield "routes that no limiter decided on"
+            yield from (f"  {line}" for line in lines)
+            yield UNDECIDED
 
     def _pages(self) -> Iterator[tuple[str, tuple[ASGIApp, str]]]:
         """What we answer ourselves: by path, with the setting that moves it."""
@@ -152,7 +182,7 @@ class Handle:
         if self.settings.runtime is not None:
             # Under trio there is no such loop.
             with suppress(RuntimeError):
-                self._process.probes.on_loop(get_running_loop())
+                self._watch(get_running_loop())
         shared = self._process
         who = identify(self.settings.service, self._app)
         shared.workers.join(self.settings.workers, who)
@@ -161,34 +191,80 @@ class Handle:
             if traces.server_spans == "fastobs":
                 _tracing.spare_probe(self._app)
 
-    def _signals(self, stack: ASGIApp) -> Iterator[Signal]:
-        """Who is told of an exchange's beginning. The first is told last of its end."""
+    def _watch(self, loop: AbstractEventLoop) -> None:
+        from .watchdog import watchdog_of
+
+        self._process.probes.on_loop(loop)
+        if self._tail is not None and (watchdog := watchdog_of(loop)) is not None:
+            watchdog.accompany(self._tail)
+
+    def _capture(self) -> Tail | None:
+        """Who samples requests that take long, if that is wanted and somebody could keep it."""
+        slow, profiles = self.settings.slow, self.settings.profiles
+        if slow is None or slow.profile_from is None or profiles is None:
+            return None
+        from .probes.threads import Errand
+        from .profiling.store import Folder
+        from .watchdog.tail import Tail
+
+        return Tail(
+            slow,
+            profiles,
+            self._process.meters,
+            opened=self._opened,
+            store=Folder(profiles),
+            errand=Errand.__call__.__code__,
+            service=lambda: identify(self.settings.service, self._app).name,
+        )
+
+    def _of_each(self, stack: ASGIApp) -> dict[str, Any]:
+        """What the middleware does with each exchange."""
         settings, meters = self.settings, self._process.meters
+        signals: list[Signal] = []
+        told: dict[str, Any] = {"signals": signals}
         if settings.metrics is not None:
             from .signals.metrics import http
 
-            yield http(meters)
+            begin, finish = http(meters)
+            signals.append(begin)
+            told["finishers"] = [finish]
         if settings.traces is not None:
-            yield _tracing.signal_for(stack, settings.traces, self._process.head)
+            from .signals.traces import leave
+
+            spans = _tracing.spans_for(stack, settings.traces, self._process.head)
+            signals.append(spans.begin)
+            told |= {"enter": spans.enter, "leave": leave, "announces": True}
+        if self._times(everybody=True):
+            from .signals.timing import server_timing
+
+            signals.append(server_timing())
+        return told
 
     def _requested(self) -> Iterator[tuple[bytes, Signal]]:
         """Who is told of an exchange whose request has a header."""
         settings, meters = self.settings, self._process.meters
+        if settings.caches is not None:
+            from .signals.conditional import revalidations
+
+            yield from revalidations(meters)
         if settings.profiles is not None:
             from .profiling.store import Folder
             from .signals.profiles import HEADER, profiles
 
+            access = self._access(settings.profiles)
             # They begin last: whoever comes before is not in the profile, nor slowed down by it.
-            yield (
-                HEADER,
-                profiles(
-                    settings.profiles,
-                    meters,
-                    access=self._access(settings.profiles),
-                    store=Folder(settings.profiles),
-                    service=identify(settings.service, self._app).name,
-                ),
+            profiled = profiles(
+                settings.profiles,
+                meters,
+                access=access,
+                store=Folder(settings.profiles),
+                service=identify(settings.service, self._app).name,
             )
+            if self._times(everybody=False):
+                from .signals.timing import timed_for
+
+                profiled = timed_for(access, profiled)
+            yield HEADER, profiled
 
     def _ends(self) -> Iterator[Finish]:
         """Who is told of its end only; the last one knows the most."""
@@ -201,10 +277,23 @@ class Handle:
             from .signals.limits import rejections
 
             yield rejections(meters)
+        if settings.pools is not None:
+            from .signals.repeats import repeats
+
+            yield repeats(meters)
+        if self._tail is not None:
+            yield self._tail.finish
         if settings.slow is not None:
             from .signals.slow import slow_requests
 
             yield slow_requests(settings.slow, meters, self._process.lines.put)
+
+    def _times(self, *, everybody: bool) -> bool:
+        """Whether responses have a ``Server-Timing``: all of them, or those of who may profile."""
+        metrics = self.settings.metrics
+        if metrics is None or metrics.server_timing is False:
+            return False
+        return (metrics.server_timing or self._app.debug) == everybody
 
     def _access(self, profiles: Profiles) -> Access:
         from .profiling.access import Access
@@ -239,6 +328,20 @@ class Handle:
         if app.middleware_stack is not None:
             app.middleware_stack = wrap(app.middleware_stack)
         self._undo.append(remove)
+
+
+def _limitable(app: Starlette, excluded: Sequence[str]) -> Iterator[str]:
+    """Templates of routes that a limiter may decide on, as far as we see their requests."""
+    beginnings = tuple(path[:-1] for path in excluded if path.endswith("*"))
+    for selected, template in declared(app.routes):
+        if (
+            isinstance(selected, Route)
+            # The pages of FastAPI's own documentation.
+            and getattr(selected.endpoint, "__module__", "") != "fastapi.applications"
+            and template not in excluded
+            and not template.startswith(beginnings)
+        ):
+            yield template
 
 
 def _refuse_collisions(app: Starlette, pages: dict[str, tuple[ASGIApp, str]]) -> None:

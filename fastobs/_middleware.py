@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,16 +32,21 @@ class Middleware:
         app: The application's whole middleware stack.
         signals: Who is told about the beginning of each exchange, and answers with what is told
             of its end; the last one told of the beginning is the first told of the end.
+        finishers: Told of the end of each exchange, after those.
         requested: Signals that a request asks for by a header of this name; they begin last.
-        ends: Told of the end only, after the signals, and only of an exchange that something was
+        ends: Told of the end last, and only of an exchange that something was
             noted of, or that took longer than `patience`.
         patience: Seconds.
+        enter: Makes current what the exchange's own code shall find, once the signals are told.
+        leave: Takes what `enter` answered, unless that was None.
+        announces: Whether each response tells the trace id.
         routes: Knows the template of a request's route.
         pages: What we answer ourselves, by path; each also answers below its path.
         excluded: Paths that are passed on unseen; with a final ``*``, everything that begins so.
         sockets: Told +1 and -1 as WebSocket connections come and go.
         started: Called whenever the app's start-up is complete; with the first request, if that
             comes before.
+        opened: Where exchanges are while the app is at work on them, the oldest first.
         clock: Seconds.
     """
 
@@ -49,22 +55,33 @@ class Middleware:
         app: ASGIApp,
         *,
         signals: Sequence[Signal],
+        finishers: Sequence[Finish] = (),
         requested: Mapping[bytes, Signal] | None = None,
         ends: Sequence[Finish] = (),
         patience: float = inf,
+        enter: Callable[[Exchange], Any] | None = None,
+        leave: Callable[[Any], object] = id,
+        announces: bool = False,
         routes: Routes,
         pages: Mapping[str, ASGIApp],
         excluded: Sequence[str],
         sockets: Callable[[int], None],
         started: Callable[[], None],
+        opened: dict[Exchange, None] | None = None,
         clock: Clock = perf_counter,
     ) -> None:
         self.app = app
         self.signals = tuple(signals)
         self.requested = tuple((requested or {}).items())
+        self.asking = frozenset(requested or {})
+        self.finishers = tuple(finishers)
         self.ends = tuple(ends)
         self.patience = patience
+        self.enter = enter
+        self.leave = leave
+        self.announces = announces
         self.routes = routes
+        self.opened = {} if opened is None else opened
         self.clock = clock
         self._pages = dict(pages)
         self._excluded = frozenset(path for path in excluded if not path.endswith("*"))
@@ -98,20 +115,27 @@ class Middleware:
             self._start()
         passage = Passage(scope, self.routes, self.clock())
         passage.inward, passage.outward, passage.middleware = receive, send, self
-        passage.trailers, passage.finishers = False, ()
+        passage.trailers, passage.finishers = False, self.finishers
         scope["fastobs"] = passage
         token = CURRENT.set(passage)
+        entered = None
+        self.opened[passage] = None
         try:
             signals = self.signals
-            for header, signal in self.requested:
-                if header in passage.request_headers:
-                    signals = (*signals, signal)
+            if not passage.request_headers.keys().isdisjoint(self.asking):
+                asked = passage.request_headers
+                signals += tuple(each for header, each in self.requested if header in asked)
             for signal in signals:
                 try:
                     if (finish := signal(passage)) is not None:
                         passage.finishers = (finish,) + passage.finishers  # noqa: RUF005 - faster
                 except Exception as error:
                     contain(_name(signal), error)
+            if self.enter is not None:
+                try:
+                    entered = self.enter(passage)
+                except Exception as error:
+                    contain("request", error)
             await self.app(scope, passage.receive, passage.send)
         except BaseException as error:
             passage.failed(error)
@@ -119,6 +143,9 @@ class Middleware:
         finally:
             if not passage.closed:
                 passage.returned()
+            del self.opened[passage]
+            if entered is not None:
+                self.leave(entered)
             CURRENT.reset(token)
             # The exchange knows its scope: left like this, every request would wait for the
             # garbage collector, which costs more than all the rest of this module.
@@ -201,11 +228,14 @@ class Passage(Exchange):
         try:
             status = self.status = message["status"]
             self.trailers = message.get("trailers", False)
-            if self.headers:
-                # A new list: an app may answer twice with the same one.
+            # A new list: an app may answer twice with the same one.
+            if self.middleware.announces:
+                announced = (b"x-trace-id", b"%032x" % self.trace_number)
+                message["headers"] = [*message.get("headers", ()), *self.headers, announced]
+            elif self.headers:
                 message["headers"] = [*message.get("headers", ()), *self.headers]
             if status >= 400:
-                self._note(status)
+                self._note(status, message)
         except Exception as error:
             contain("request", error)
         return self.outward(message)
@@ -249,8 +279,11 @@ class Passage(Exchange):
                 self.status = 500
         self._close()
 
-    def _note(self, status: int) -> None:
-        self.noted = self.noted or status == 429
+    def _note(self, status: int, message: Message) -> None:
+        if status == 429:
+            self.noted = True
+            names = (name.lower() for name, _ in message.get("headers", ()))
+            self.notes = {**(self.notes or {}), "retry_after": b"retry-after" in names}
         if status < 500:
             return
         # Whoever turns an exception into a response (Starlette's ServerErrorMiddleware, an

@@ -30,7 +30,7 @@ class Process:
 
     def __init__(self, meters: Meters | None = None) -> None:
         self.meters = meters or Meters()
-        self.probes = Probes(self.meters)
+        self.probes = Probes(self.meters, self._tell)
         report_to(lambda component: self.meters.counter(catalogue.SELF_ERRORS, component).add())
         # What alerts read exists from the first scrape; a counter born with its first event has no
         # rate for it.
@@ -72,6 +72,9 @@ class Process:
             if self._collector is not None:
                 REGISTRY.unregister(self._collector)
                 self._collector = None
+
+    def _tell(self, line: tuple[str, dict[str, object]]) -> None:
+        self.lines.put(line)
 
     def _introduce(self, service: Service, app: Starlette) -> None:
         who = identify(service, app)

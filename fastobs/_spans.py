@@ -22,6 +22,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from ._exchange import Exchange
+from ._parts import Parts, account
 from ._version import __version__
 
 __all__ = ["MAKING", "ServerSpan", "Way", "first_attributes", "last_attributes"]
@@ -30,7 +31,8 @@ MAKING: ContextVar[Exchange | None] = ContextVar("fastobs_making_span_of", defau
 """Whose span the SDK is making just now, so that it gets the exchange's ids."""
 
 SCOPE = InstrumentationScope("fastobs", __version__)
-SAMPLED = TraceFlags(TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID)
+# W3C Trace Context level 2; OpenTelemetry before 1.42 does not know that trace ids can be random.
+SAMPLED = TraceFlags(TraceFlags.SAMPLED | getattr(TraceFlags, "RANDOM_TRACE_ID", 0))
 ERROR = Status(StatusCode.ERROR)
 UNSET = Status(StatusCode.UNSET)
 
@@ -208,4 +210,7 @@ def last_attributes(exchange: Exchange) -> dict[str, Any]:
         attributes["http.response.status_code"] = exchange.status
     if exchange.error_type:
         attributes["error.type"] = exchange.error_type
+    if type(exchange.parts) is Parts:
+        for part, seconds in account(exchange).items():
+            attributes[f"fastobs.part.{part}"] = seconds
     return attributes

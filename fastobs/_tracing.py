@@ -20,16 +20,16 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from . import catalogue
-from ._exchange import Exchange, Signal
+from ._exchange import Exchange
 from ._extras import need
 from ._service import Identity
 from ._spans import MAKING, Way
 from .cells import Meters
 from .config import Traces
 from .errors import ConfigError
-from .signals.traces import Head, adopt, foreign_spans, server_spans
+from .signals.traces import Head, Spans, adopt, foreign_spans, server_spans
 
-__all__ = ["prepare", "provide", "signal_for"]
+__all__ = ["prepare", "provide", "spans_for"]
 
 logger = logging.getLogger("fastobs")
 
@@ -57,8 +57,8 @@ def prepare(app: Starlette, settings: Traces) -> Undo:
     return _silence_native(config) if native else _nothing
 
 
-def signal_for(stack: ASGIApp, settings: Traces, head: Head) -> Signal:
-    """The signal that fits what is in the app's middleware stack.
+def spans_for(stack: ASGIApp, settings: Traces, head: Head) -> Spans:
+    """What fits what is in the app's middleware stack.
 
     A stack that has contrib's middleware makes spans already, whoever put it there; they are adopted.
     """

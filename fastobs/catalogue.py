@@ -326,6 +326,12 @@ LIMIT_REJECTED = Metric(
     "Requests turned away with 429, and 429s that other services gave us (source=upstream).",
     (ROUTE, "source"),
 )
+LIMIT_RETRY_AFTER = Metric(
+    "fastobs_rate_limit_retry_after_total",
+    "counter",
+    "Answers with 429, by whether Retry-After said when to come back (sent=yes, no).",
+    (ROUTE, "sent"),
+)
 
 LOOP_LAG = Metric(
     "fastobs_event_loop_lag_seconds",
@@ -550,7 +556,9 @@ CACHES = Family(
         CACHE_STAMPEDES,
     ),
 )
-LIMITS = Family("limits", "Whom do we turn away?", (LIMIT_DECISIONS, LIMIT_REJECTED))
+LIMITS = Family(
+    "limits", "Whom do we turn away?", (LIMIT_DECISIONS, LIMIT_REJECTED, LIMIT_RETRY_AFTER)
+)
 RUNTIME = Family(
     "runtime",
     "Is the Python process the bottleneck?",

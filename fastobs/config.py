@@ -25,8 +25,8 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
-from pydantic_settings.exceptions import SettingsError
 
 from .errors import ConfigError
 
@@ -99,6 +99,9 @@ class Metrics(Section):
     """Bearer token that a scraper must send."""
     exclude: Paths = PROBE_PATHS + DOCS_PATHS
     """Request paths that are neither measured, traced nor logged; ``/internal/*`` for a prefix."""
+    server_timing: bool | None = None
+    """Whether responses say where their time went, in a header ``Server-Timing``. None: while the app
+    is in debug mode, and to requests with a valid profile token."""
 
 
 class Slow(Section):
@@ -110,6 +113,13 @@ class Slow(Section):
     """Seconds by route template, where the general threshold does not fit."""
     per_minute: PositiveInt = 120
     """Lines; what exceeds it is counted and told by the next line as ``suppressed``."""
+    profile_from: Annotated[float, Field(gt=0, le=1)] | None = 0.5
+    """Share of its threshold that a request has taken when the watchdog begins to sample what it
+    does, to keep that as a profile if it ends slow or fails with an exception. None for no such
+    profiles. Needs `runtime.loop_block_after`, and the limits of profiles apply."""
+    trust_request_start: bool = False
+    """Whether a line says how long the request waited in front of us, by the proxy's header
+    ``X-Request-Start``. Only if the proxy always sets it: else anybody can."""
 
     @property
     def least(self) -> float:
@@ -155,6 +165,13 @@ class Profiles(Section):
 class Pools(Section):
     """Connection pools."""
 
+    held_after: PositiveFloat | None = 30.0
+    """Seconds; a connection of SQLAlchemy that is not given back for longer gets a line in the log.
+    None for no such lines."""
+    server_limits: PositiveFloat | None = 300.0
+    """Seconds between two questions to a database server how many connections it takes, each on a
+    connection of its own; None if it shall not be asked."""
+
 
 class Caches(Section):
     """Caches."""
@@ -167,8 +184,14 @@ class Limits(Section):
 class Runtime(Section):
     """Event loop, threads, garbage collector, process."""
 
-    tick: PositiveFloat = 0.25
-    """Seconds between two heartbeats of the event loop."""
+    tick: PositiveFloat = 0.1
+    """Seconds between two heartbeats of the event loop; `loop_block_after` at most."""
+    loop_block_after: PositiveFloat | None = 0.1
+    """Seconds; code that held the event loop longer is told of, with its place and its route. None
+    switches it off."""
+    loop_block_lines: PositiveInt = 6
+    """Log lines per minute about one place; what exceeds it is counted and told by the next line as
+    ``suppressed``."""
 
 
 class Workers(Section):

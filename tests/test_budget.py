@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -58,6 +60,34 @@ def test_every_request_makes_the_same_calls(variant):
 def test_paths_that_do_not_exist_and_odd_methods_make_no_series():
     """20,000 unknown paths and 100 invented methods are two label sets, and stay two."""
     asyncio.run(_attack())
+
+
+def test_the_cost_of_each_event_is_written_beside_its_budget(tmp_path):
+    """`python -m benchmarks.events` measures every group in fresh processes, and writes a page."""
+    page = tmp_path / "events.md"
+    groups = ("--only", "functools", "--only", "hand")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.events", "--quick", *groups, "--output", page],
+        cwd=fresh.HERE,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=100,
+    )
+
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| event",
+        "| functools: a hit of `lru_cache`",
+        "| `fastobs.cache()`: a look-up",
+        "| `fastobs.limiter()`: a decision",
+        "| `fastobs.section()`: begin and end",
+    ]
+    assert "--quick" in text
+    assert "## Over budget" in text
 
 
 async def _attack() -> None:

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from fastobs import ConfigError, Settings, catalogue, instrument
+from fastobs import ConfigError, Settings, catalogue, instrument, limiter
 from fastobs._middleware import Middleware
 from fastobs.cells import Meters
 from tests.driving import call, values
@@ -281,3 +281,32 @@ async def test_floods_of_unknown_paths_and_methods_make_no_series(
 def test_status_is_text_for_people(observed: Observed) -> None:
     """What is watched, and what could be."""
     assert isinstance(observed(FastAPI()).status(), str)
+
+
+def test_status_names_routes_without_a_limit_only_if_there_is_a_limiter(
+    observed: Observed,
+) -> None:
+    """And only those that one might decide on: no documentation, no paths that we do not look at, no
+    WebSockets."""
+    app = FastAPI(docs_url="/manual")
+    for path in ("/items/{item}", "/internal/a", "/ping"):
+        app.get(path)(lambda: 1)
+    app.websocket("/ws")(lambda socket: None)
+    handle = observed(app, metrics={"exclude": ["/ping", "/internal*"]})
+    before = handle.status()
+    limiter("logins").decision(True)
+    _, told = handle.status().split("routes that no limiter decided on\n")
+
+    assert "no limiter" not in before
+    assert told.splitlines()[:2] == [
+        "  /items/{item}: no decision",
+        "  There is a limiter, but it was never asked for these. slowapi's middleware passes over what",
+    ]
+
+
+def test_without_limits_status_accuses_no_route(observed: Observed) -> None:
+    """Nothing is known of decisions then."""
+    handle = observed(FastAPI(), limits=None)
+    limiter("logins").decision(True)
+
+    assert "no limiter" not in handle.status()

@@ -202,15 +202,24 @@ def test_parts_are_summed_by_route(observed: Callable[..., Any], meters: Meters)
         client.get("/threads/1")
         client.get("/tasks/1")
 
-    assert set(parts_of(meters)) == {("/threads/{i}", "render"), ("/tasks/{i}", "render")}
+    assert set(parts_of(meters)) == {
+        ("/threads/{i}", "thread_wait"),
+        ("/threads/{i}", "thread"),
+        ("/threads/{i}", "render"),
+        ("/threads/{i}", "unaccounted"),
+        ("/tasks/{i}", "render"),
+        ("/tasks/{i}", "unaccounted"),
+    }
 
 
 def test_an_exchange_that_ends_within_a_part_is_settled(exchange: Exchange, meters: Meters) -> None:
     """Its time up to then is counted."""
     clock = Clock()
-    finish = breakdown(meters, clock)
+    finish = breakdown(meters)
+    exchange.started = clock.now
     enter(exchange, "db", clock.now)
     clock.now += 2
+    exchange.duration = 2.0
     finish(exchange)
 
     assert parts_of(meters) == {("", "db"): 2}

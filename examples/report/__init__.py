@@ -1,1 +1,1 @@
-"""Reads what ``/metrics`` and the slow-request log say, and turns it into tables."""
+"""Asks the running shop, and reads its log; tables of its metrics are those of the command line."""

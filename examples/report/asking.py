@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2
 
-from .exposition import Samples, parse
+from fastobs.cli.exposition import Samples, parse
 
 __all__ = ["ready", "save_profile", "scrape"]
 

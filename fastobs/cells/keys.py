@@ -33,6 +33,7 @@ class Keys:
         self._read = 0
         self._places: dict[tuple[str, Key], int] = {}
         self._used: dict[str, int] = {}
+        self._unheard: list[tuple[str, Key]] = []
         with self._locked():
             self._begin()
 
@@ -50,17 +51,22 @@ class Keys:
         if known is None:
             with self._locked():
                 self._mend()
-                list(self.news())
+                self._read_on()
                 if (sheet, key) not in self._places:
                     self._append(
                         json.dumps([sheet, key.metric, key.values, width]).encode() + b"\n"
                     )
-                    list(self.news())
+                    self._read_on()
             known = self._places[sheet, key]
         return known
 
-    def news(self) -> Iterator[tuple[str, Key]]:
+    def news(self) -> list[tuple[str, Key]]:
         """Rows that were added since this was last asked, by whomever."""
+        self._read_on()
+        news, self._unheard = self._unheard, []
+        return news
+
+    def _read_on(self) -> None:
         data = os.pread(self._file, os.fstat(self._file).st_size - self._read, self._read)
         complete = data[: data.rfind(b"\n") + 1]
         self._read += len(complete)
@@ -75,7 +81,7 @@ class Keys:
             if entry not in self._places:
                 self._places[entry] = self.used(entry[0])
                 self._used[entry[0]] = self._places[entry] + wide
-                yield entry
+                self._unheard.append(entry)
 
     def known(self, sheet: str, key: Key) -> int | None:
         """Where the row is, if it has a place."""

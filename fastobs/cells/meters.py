@@ -39,6 +39,7 @@ BOUNDED = frozenset(
         catalogue.POOL_STATE,
         "outcome",
         "result",
+        "sent",
         "source",
         "state",
     }

@@ -45,6 +45,10 @@ class Adapter(NamedTuple):
 
 ADAPTERS = (
     Adapter("asyncio", "runtime", ".runtime", ""),
+    # Starlette does not run without anyio.
+    Adapter("asyncio", "runtime", ".threads", ""),
+    # The kernel is always there.
+    Adapter("asyncio", "runtime", ".accepts", ""),
     Adapter(
         "sqlalchemy",
         "pools",
@@ -55,13 +59,28 @@ ADAPTERS = (
     Adapter("httpx2", "pools", ".httpx", "Client or AsyncClient of httpx2"),
     Adapter("aiohttp", "pools", ".aiohttp", "ClientSession of aiohttp"),
     Adapter("asyncpg", "pools", ".asyncpg", "Pool of asyncpg"),
+    Adapter("psycopg", "pools", ".psycopg", ""),
     Adapter(
         "psycopg_pool",
         "pools",
         ".psycopg_pool",
         "ConnectionPool or AsyncConnectionPool of psycopg_pool",
     ),
-    Adapter("redis", "pools", ".redis", "Redis or ConnectionPool of redis-py, sync or asyncio"),
+    Adapter(
+        "redis",
+        "pools",
+        ".redis",
+        "Redis, RedisCluster or ConnectionPool of redis-py, sync or asyncio",
+    ),
+    # What it learns from are the commands that the one above sees.
+    Adapter("redis", "caches", ".redis_cache", ""),
+    Adapter(
+        "pymongo",
+        "pools",
+        ".pymongo",
+        "MongoClient or AsyncMongoClient of pymongo, made after instrument() or with "
+        "event_listeners=[fastobs.probes.pymongo.Listener()]",
+    ),
     Adapter("cachetools", "caches", ".cachetools", "a cache or a cached function of cachetools"),
     # Of the standard library, so it is always there, as asyncio is; after cachetools, whose functions
     # count in the same way.
@@ -78,6 +97,14 @@ ADAPTERS = (
 )
 
 
+Tell = Callable[[tuple[str, dict[str, object]]], None]
+"""Has a line logged, given as its level and its fields; never waits."""
+
+
+def _nobody(line: tuple[str, dict[str, object]], /) -> None:
+    """Logs nothing."""
+
+
 LOOKS = 100
 """How often a probe may have the variables searched; who makes more objects makes them from data."""
 
@@ -91,6 +118,8 @@ class Kit:
     """The names of its family."""
     look: Callable[[], None]
     """Have the app's variables searched: `Probe.found` is called with what they hold."""
+    tell: Tell = _nobody
+    """Where lines of the log go."""
     library: str = ""
     """The module that brought the adapter to life: one adapter may serve twins."""
 
@@ -147,8 +176,13 @@ class Probe:
 class Probes:
     """The adapters of this process."""
 
-    def __init__(self, meters: Meters) -> None:
+    def __init__(
+        self,
+        meters: Meters,
+        tell: Tell = _nobody,
+    ) -> None:
         self.meters = meters
+        self._tell = tell
         self._names: dict[str, Names] = {}
         self._probes: dict[Adapter, Probe] = {}
         self._attached: dict[Adapter, Probe] = {}
@@ -257,6 +291,11 @@ class Probes:
                         with contained(f"probes{row.module}"):
                             probe.found(obj, name)
 
+    def watched(self, family: str) -> list[tuple[str, str]]:
+        """What is watched of a family: its name, and what it is."""
+        rows = [row for row in self._attached if row.family == family]
+        return [entry for row in rows for entry in self._attached[row].status()]
+
     def status(self) -> str:
         """What is watched under which name, what cannot be and the line to add; for people."""
         self.discover()
@@ -268,7 +307,7 @@ class Probes:
                 lines.append(f"  switched off by {family}=None")
                 continue
             rows = [row for row in self._attached if row.family == family]
-            watched = [entry for row in rows for entry in self._attached[row].status()]
+            watched = self.watched(family)
             lines.extend(f"  {name}: {what}" for name, what in watched)
             if not watched:
                 lines.append("  nothing found yet")
@@ -301,7 +340,13 @@ class Probes:
         with self._lock:
             if row not in self._probes:
                 names = self._names.setdefault(row.family, Names())
-                kit = Kit(meters=self.meters, names=names, look=self._look, library=row.library)
+                kit = Kit(
+                    meters=self.meters,
+                    names=names,
+                    look=self._look,
+                    tell=self._tell,
+                    library=row.library,
+                )
                 self._probes[row] = import_module(row.module, __package__).probe(kit)
             return self._probes[row]
 

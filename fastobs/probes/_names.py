@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary, ref
 
 from starlette.applications import Starlette
 
-__all__ = ["Names", "variables"]
+__all__ = ["Names", "of_the_app", "variables"]
 
 
 class Names:
@@ -53,7 +53,7 @@ def variables(kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
     """
     found: dict[int, tuple[Any, list[tuple[str, ModuleType, str]]]] = {}
     for module_name, module in list(sys.modules.items()):
-        if not _own(module_name):
+        if not of_the_app(module_name):
             continue
         for variable, value in list(vars(module).items()):
             for path, obj in _within(variable, value, depth=2):
@@ -71,7 +71,7 @@ def _within(path: str, value: Any, *, depth: int) -> Iterator[tuple[str, Any]]:
         return
     if issubclass(type(value), Starlette):
         inner, path = value.state._state, f"{path}.state"
-    elif _own(type(value).__module__):
+    elif of_the_app(type(value).__module__):
         inner = getattr(value, "__dict__", {})
     else:
         return
@@ -97,7 +97,7 @@ def _source(module: ModuleType) -> str:
         return ""
 
 
-def _own(module_name: str) -> bool:
+def of_the_app(module_name: str) -> bool:
     """Whether a module is the app's: neither the standard library's nor installed, nor ours."""
     # Asked for every module there is: what was found out is kept.
     known = _owned.get(module_name)

@@ -111,7 +111,10 @@ class AioCache(Probe):
             # A value that is the very object given as default cannot be told from a miss.
             default = args[1] if len(args) > 1 else kwargs.get("default")
             key = args[0] if args else kwargs.get("key")
-            self._looked(cache, (key,), (value is not default,))
+            if value is not default:
+                self._hit(cache)
+            else:
+                self._looked(cache, (key,), (False,))
             return value
 
         return get
@@ -153,6 +156,14 @@ class AioCache(Probe):
             return
         with contained(COMPONENT):
             self._caches.tally(cache).errors.add()
+
+    def _hit(self, cache: Any) -> None:
+        if not self._hooks.on:
+            return
+        try:
+            self._caches.tally(cache).hits.add()
+        except Exception as error:
+            contain(COMPONENT, error)
 
     def _looked(self, cache: Any, keys: Iterable[Any], results: Iterable[bool]) -> None:
         if not self._hooks.on:

@@ -7,29 +7,26 @@ not idle, so it cannot drift.
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import ref
 
+from asyncpg.connection import Connection  # type: ignore[import-untyped]
 from asyncpg.pool import (  # type: ignore[import-untyped]
     Pool,
     PoolConnectionHolder,
 )
+from asyncpg.prepared_stmt import PreparedStatement  # type: ignore[import-untyped]
 
 from fastobs import catalogue
 from fastobs._contain import contain
-from fastobs._exchange import CURRENT, Exchange
-from fastobs._parts import enter, leave
-from fastobs.cells import Meters, Reading
+from fastobs.cells import Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._hooks import Hooks
+from ._pools import ACQUIRING, Account, Acquire, Checkout, Pools, Statements, argument
 
 __all__ = ["AsyncPG", "probe"]
 
@@ -41,187 +38,93 @@ def probe(kit: Kit) -> Probe:
     return AsyncPG(kit)
 
 
-class Account:
-    """One pool, and where it is counted."""
+class Anchor:
+    """A reference to a pool, which takes no weak ones.
 
-    def __init__(self, pool: Any, meters: Meters) -> None:
-        # A pool takes no weak references. Until it has holders, which do, it is kept alive.
-        self.pool: Callable[[], Any] = lambda: pool
-        self.anchor: ref[Any] | None = None
-        self.name = self.given = self.variable = ""
-        self.described = _described(pool)
-        self.waiting: dict[int, Acquire] = {}
-        # Connections are opened before the pool is in the variable that names it.
-        self.opened: deque[float] = deque(maxlen=1000)
-        self._meters = meters
+    Until it has holders, which do, the pool is kept alive.
+    """
 
-    @property
-    def wanted(self) -> str:
-        return self.given or self.variable or self.described
+    _holder: ref[Any]
 
-    def name_it(self, name: str, seen: set[str]) -> None:
-        """From now on everything is counted under this name."""
-        meters = self._meters
-        self.name = name
-        if "wait" in seen:
-            self.wait = meters.histogram(catalogue.POOL_WAIT, name)
-            self.timeouts = meters.counter(catalogue.POOL_TIMEOUTS, name)
-        if "create" in seen:
-            self.create = meters.histogram(catalogue.POOL_CREATE, name)
-            while self.opened:
-                self.create.observe(self.opened.popleft())
-        if "use" in seen:
-            self.use = meters.histogram(catalogue.POOL_USE, name)
+    def __init__(self, pool: Any, gone: Callable[[Any], object]) -> None:
+        self._kept = pool
+        self._gone = gone
 
-    def loosen(self, gone: Callable[[Any], object]) -> None:
-        """Do not keep the pool alive, as soon as that can be done."""
-        holders = getattr(self.pool(), "_holders", None)
-        if self.anchor is None and holders:
-            anchor = self.anchor = ref(holders[0], gone)
-            self.pool = lambda: None if (holder := anchor()) is None else holder._pool
+    def __call__(self) -> Any:
+        if self._kept is None:
+            holder = self._holder()
+            return None if holder is None else holder._pool
+        pool = self._kept
+        if holders := getattr(pool, "_holders", None):
+            self._holder = ref(holders[0], self._gone)
+            self._kept = None
+        return pool
 
 
-class Acquire:
-    """One call of ``Pool._acquire``: it waits for a holder, which perhaps opens a connection."""
-
-    __slots__ = ("account", "before", "began", "exchange", "waits")
-
-    def __init__(self, account: Account, exchange: Exchange | None, began: float) -> None:
-        self.account = account
-        self.exchange = exchange
-        self.began = began
-        self.before = ACQUIRING.get()
-        self.waits = True
-
-
-class Checkout:
-    """A connection that is out."""
-
-    __slots__ = ("account", "exchange", "holder", "since")
-
-    holder: ref[Any]
-
-    def __init__(self, acquire: Acquire, since: float) -> None:
-        self.account = acquire.account
-        self.exchange = acquire.exchange
-        self.since = since
-
-    @property
-    def route(self) -> str:
-        return "" if self.exchange is None else self.exchange.route
-
-
-ACQUIRING: ContextVar[Acquire | None] = ContextVar("fastobs_asyncpg_acquire", default=None)
-"""The call that a holder is taken for. With a timeout, a task of its own takes it."""
-
-
-class AsyncPG(Probe):
+class AsyncPG(Pools):
     """The pools family, for asyncpg."""
+
+    component = COMPONENT
 
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)
-        self._hooks = Hooks()
-        self._seen: set[str] = set()
-        self._accounts: dict[int, Account] = {}
-        self._out: dict[int, Checkout] = {}
-        self._lock = threading.RLock()
+        self._statements = AsyncPGStatements(kit, self._hooks, COMPONENT)
 
     @property
     def kinds(self) -> tuple[type, ...]:
         return (Pool,)
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
-        wrap = self._hooks.wrap
+        wrap, known = self._hooks.wrap, self._known
         # None of these names is public: what is missing is unknown, and status() says so.
-        self._seen.clear()
+        known.clear()
         if "_get_new_connection" in vars(Pool):
-            self._seen.add("create")
+            known.add(catalogue.POOL_CREATE)
             wrap(Pool, "_get_new_connection", self._around_connect)
         if "_acquire" in vars(Pool) and "acquire" in vars(PoolConnectionHolder):
-            self._seen.add("wait")
-            wrap(Pool, "_acquire", self._around_acquire)
+            known |= {catalogue.POOL_WAIT, catalogue.POOL_TIMEOUTS}
+            wrap(Pool, "_acquire", self._around_async_acquire)
             wrap(PoolConnectionHolder, "acquire", self._around_taking)
             if "_release" in vars(PoolConnectionHolder):
-                self._seen.add("use")
+                known.add(catalogue.POOL_USE)
                 wrap(PoolConnectionHolder, "_release", self._around_release)
-
-    def detach(self) -> None:
-        self._hooks.undo()
-        self._out.clear()
-
-    def watch(self, obj: Any, name: str | None) -> bool:
-        if not isinstance(obj, Pool):
-            return False
-        account = self._account(obj)
-        if name is not None and name != account.given:
-            account.given = name
-            if account.name:
-                self._name(account)
-        return True
-
-    def found(self, obj: Any, name: str) -> None:
-        account = self._account(obj)
-        account.variable = account.variable or name
-
-    def read(self) -> Iterator[Reading]:
-        checkouts = list(self._out.values())
-        for key, account in list(self._accounts.items()):
-            pool = account.pool()
-            if pool is None:
-                continue
-            account.loosen(self._forget(key))
-            size = pool.get_size()
-            if pool.is_closing() and not size:
-                # It cannot be opened again.
-                self._accounts.pop(key, None)
-                continue
-            if not account.name:
-                self._name(account)
-            mine = [checkout for checkout in checkouts if checkout.account is account]
-            yield from self._readings(account, pool, mine)
-
-    def status(self) -> Iterator[tuple[str, str]]:
-        for account in list(self._accounts.values()):
-            if (pool := account.pool()) is not None:
-                size = f"at most {pool.get_max_size()} connections"
-                yield account.name or account.wanted, f"asyncpg Pool, {size}"
+        self._statements.attach()
 
     def unwatchable(self) -> Iterator[tuple[str, str]]:
-        if missing := {"wait", "create", "use"} - self._seen:
-            times = ", ".join(sorted(missing))
-            yield "asyncpg", f"this release hides some of its times: {times}. Update fastobs."
+        times = {
+            "wait": catalogue.POOL_WAIT,
+            "create": catalogue.POOL_CREATE,
+            "use": catalogue.POOL_USE,
+        }
+        if missing := sorted(word for word, metric in times.items() if metric not in self._known):
+            hidden = ", ".join(missing)
+            yield "asyncpg", f"this release hides some of its times: {hidden}. Update fastobs."
 
-    def _readings(self, account: Account, pool: Any, out: list[Checkout]) -> Iterator[Reading]:
+    def _open_account(self, pool: Any) -> Account:
+        there = Anchor(pool, self._close_account(id(pool)))
+        return Account(there, self.kit.meters, described=_described(pool))
+
+    def _what(self, pool: Any) -> str:
+        return f"asyncpg Pool, at most {pool.get_max_size()} connections"
+
+    def _shown(self, pool: Any, out: list[Checkout]) -> bool:  # noqa: ARG002
+        if pool.is_closing() and not pool.get_size():
+            # It cannot be opened again.
+            self._accounts.pop(id(pool), None)
+            return False
+        return True
+
+    def _readings(self, account: Account, pool: Any, out: list[Checkout]) -> Iterator[Reading]:  # noqa: ARG002
         name = account.name
         idle = pool.get_idle_size()
         # Asked from another thread, the pool may have changed in between.
         yield Reading(catalogue.POOL_COUNT, (name, "used"), max(0, pool.get_size() - idle))
         yield Reading(catalogue.POOL_COUNT, (name, "idle"), idle)
         yield Reading(catalogue.POOL_MAX, (name,), pool.get_max_size())
-        if "wait" in self._seen:
+        if catalogue.POOL_WAIT in self._known:
             yield Reading(catalogue.POOL_PENDING, (name,), len(account.waiting))
-        now = perf_counter()
-        oldest: dict[str, float] = {}
-        for checkout in out:
-            route = checkout.route
-            oldest[route] = max(now - checkout.since, oldest.get(route, 0.0))
-        for route, age in oldest.items():
-            yield Reading(catalogue.POOL_OLDEST, (name, route), age)
 
     # What follows runs within the app's calls: it must not raise.
-
-    def _around_acquire(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        async def acquire(pool: Any, *args: Any, **options: Any) -> Any:
-            acquire = self._begin(pool)
-            try:
-                connection = await original(pool, *args, **options)
-            except BaseException as error:
-                self._end(acquire, error)
-                raise
-            self._end(acquire, None)
-            return connection
-
-        return acquire
 
     def _around_taking(self, original: Callable[..., Any]) -> Callable[..., Any]:
         async def acquire(holder: Any) -> Any:
@@ -249,75 +152,28 @@ class AsyncPG(Probe):
 
         return connect
 
-    def _begin(self, pool: Any) -> Acquire | None:
-        if not self._hooks.on:
-            return None
-        try:
-            account = self._known(pool)
-            if not account.name:
-                # It may be in a variable that nobody has looked at yet.
-                self.kit.look()
-                self._name(account)
-            now = perf_counter()
-            acquire = Acquire(account, CURRENT.get(), now)
-            enter(acquire.exchange, "pool_wait", now)
-            ACQUIRING.set(acquire)
-            # Last: nothing can fail from here on and leave it waiting for ever.
-            account.waiting[id(acquire)] = acquire
-        except Exception as error:
-            contain(COMPONENT, error)
-            return None
-        return acquire
-
-    def _end(self, acquire: Acquire | None, error: BaseException | None) -> None:
-        if acquire is None:
-            return
-        try:
-            ACQUIRING.set(acquire.before)
-            now = perf_counter()
-            if not acquire.waits:
-                leave(acquire.exchange, "db", now)
-                return
-            self._waited(acquire, now)
-            if isinstance(error, TimeoutError):
-                acquire.account.timeouts.add()
-        except Exception as ours:
-            contain(COMPONENT, ours)
-
-    def _waited(self, acquire: Acquire, now: float) -> None:
-        acquire.waits = False
-        acquire.account.waiting.pop(id(acquire), None)
-        acquire.account.wait.observe(now - acquire.began)
-        leave(acquire.exchange, "pool_wait", now)
-
     def _taking(self) -> Acquire | None:
         try:
             acquire = ACQUIRING.get()
-            if acquire is None or not acquire.waits:
+            if acquire is None or acquire.ended or not acquire.waits:
                 return None
-            now = perf_counter()
-            self._waited(acquire, now)
-            enter(acquire.exchange, "db", now)
+            self._connects(acquire)
         except Exception as error:
             contain(COMPONENT, error)
             return None
         return acquire
 
     def _taken(self, acquire: Acquire | None, holder: Any) -> None:
-        if acquire is None or not self._hooks.on or "use" not in self._seen:
+        if acquire is None or not self._hooks.on or catalogue.POOL_USE not in self._known:
             return
         try:
-            key = id(holder)
-            checkout = Checkout(acquire, perf_counter())
-            checkout.holder = ref(holder, lambda _: self._out.pop(key, None))
-            self._out[key] = checkout
+            self._hand_out(acquire, holder, perf_counter())
         except Exception as error:
             contain(COMPONENT, error)
 
     def _released(self, holder: Any) -> None:
         try:
-            if (checkout := self._out.pop(id(holder), None)) is not None:
-                checkout.account.use.observe(perf_counter() - checkout.since)
+            self._take_back(holder)
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -325,34 +181,37 @@ class AsyncPG(Probe):
         if not self._hooks.on:
             return
         try:
-            took = perf_counter() - began
-            account = self._known(pool)
-            if account.name:
-                account.create.observe(took)
-            else:
-                account.opened.append(took)
+            account = self._account(pool)
+            account.opened(perf_counter() - began)
+            # Now it has holders, and is not kept alive any more.
+            account.pool()
         except Exception as error:
             contain(COMPONENT, error)
 
-    def _known(self, pool: Any) -> Account:
-        account = self._accounts.get(id(pool)) or self._account(pool)
-        if account.anchor is None:
-            account.loosen(self._forget(id(pool)))
-        return account
 
-    def _forget(self, key: int) -> Callable[[Any], object]:
-        return lambda _: self._accounts.pop(key, None)
+class AsyncPGStatements(Statements):
+    """Statements of asyncpg, on connections of a pool and on others.
 
-    def _account(self, pool: Any) -> Account:
-        with self._lock:
-            key = id(pool)
-            if (account := self._accounts.get(key)) is None:
-                account = self._accounts[key] = Account(pool, self.kit.meters)
-            return account
+    A cursor is not timed: its rows come with many calls, between which the app does something else.
+    """
 
-    def _name(self, account: Account) -> None:
-        with self._lock:
-            account.name_it(self.kit.names.claim(account, account.wanted), self._seen)
+    # Resetting a connection, listening, quoting.
+    housekeeping = frozenset({"asyncpg.connection", "asyncpg.utils"})
+
+    def attach(self) -> None:
+        """Hook every public method that sends a statement and returns when it is done."""
+        for name in ("execute", "fetch", "fetchval", "fetchrow", "fetchmany"):
+            self.wrap(Connection, name, argument("query"), awaited=True)
+        self.wrap(Connection, "executemany", argument("command"), awaited=True)
+        for name in (
+            "copy_from_table",
+            "copy_from_query",
+            "copy_to_table",
+            "copy_records_to_table",
+        ):
+            self.wrap(Connection, name, lambda *_: "COPY", awaited=True)
+        for name in ("fetch", "fetchval", "fetchrow", "fetchmany", "executemany"):
+            self.wrap(PreparedStatement, name, lambda told, *_: told.get_query(), awaited=True)
 
 
 def _described(pool: Any) -> str:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, MutableMapping
 from math import isfinite
 from threading import get_ident
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 from weakref import ref
 
@@ -101,9 +101,11 @@ class CacheTools(Probe):
 
     @property
     def kinds(self) -> tuple[type, ...]:
-        # Before cachetools 8 a cached function is a function.
-        wrapper = getattr(sys.modules.get("cachetools._cached"), "_WrapperBase", FunctionType)
-        return (Cache, FunctionType, wrapper)
+        # Before cachetools 8 a cached function is a function. A cached method is an attribute of
+        # its object from its first use on.
+        modules = (sys.modules.get(f"cachetools.{name}") for name in ("_cached", "_cachedmethod"))
+        wrappers = (getattr(module, "_WrapperBase", FunctionType) for module in modules)
+        return (Cache, FunctionType, *wrappers)
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
         self._attached = True
@@ -149,6 +151,11 @@ class CacheTools(Probe):
             if not hasattr(obj, "cache_key"):
                 return None
             function, obj = obj, obj.cache
+            if isinstance(function, MethodType):
+                # Before a cached method had a wrapper for each object, it asked whose cache is meant.
+                obj = obj(function.__self__)
+                if not isinstance(obj, Cache):
+                    return None
         # A plain mapping cannot be watched, but its function may count.
         subject = obj if isinstance(obj, Cache) else function
         key = id(subject)
@@ -156,8 +163,11 @@ class CacheTools(Probe):
         if entry is None:
             entry = self._entries[key] = Entry(subject)
             entry.obj = ref(subject, lambda _: self._entries.pop(key, None))
-            if subject is function and not hasattr(function, "cache_info"):
-                entry.hindrance = "write @cached(..., info=True), then it counts"
+            # None if it does not count itself, in releases where every cached function has it.
+            if subject is function and getattr(function, "cache_info", None) is None:
+                of_a_class = type(function).__module__ == "cachetools._cachedmethod"
+                decorator = "cachedmethod" if of_a_class else "cached"
+                entry.hindrance = f"write @{decorator}(..., info=True), then it counts"
         if self._attached:
             entry.swap()
         return entry

@@ -14,7 +14,7 @@ from fastobs._contain import contained
 from fastobs.cells import Reading
 
 from . import Kit, Probe
-from ._names import _own
+from ._names import of_the_app
 
 __all__ = ["CachedFunctions", "probe"]
 
@@ -61,9 +61,8 @@ class CachedFunctions(Probe):
         return True
 
     def found(self, obj: Any, name: str) -> None:
-        if _own(obj.__module__):
-            if not _is_test(obj.__module__):
-                self._entry(obj, _declared(obj))
+        if of_the_app(obj.__module__):
+            self._entry(obj, _declared(obj))
         elif not _is_import(obj):
             # A function of somebody else's that the app caches.
             self._entry(obj, name)
@@ -86,7 +85,7 @@ class CachedFunctions(Probe):
 
     def _walk(self) -> None:
         """Look for cached functions and methods in the app's modules, if there is something new."""
-        modules = [module for name, module in list(sys.modules.items()) if _own(name)]
+        modules = [module for name, module in list(sys.modules.items()) if of_the_app(name)]
         size = sum(len(vars(module)) for module in modules)
         if size == self._seen:
             return
@@ -143,11 +142,6 @@ def _counts_itself(obj: Any) -> bool:
 
 def _declared(obj: Any) -> str:
     return f"{obj.__module__}.{getattr(obj, '__qualname__', type(obj).__name__)}"
-
-
-def _is_test(module_name: str) -> bool:
-    """Whether it is a module of tests: what they cache is in the process, but none of the app's."""
-    return module_name.rpartition(".")[2].startswith(("test_", "conftest"))
 
 
 def _is_import(obj: Any) -> bool:

@@ -11,7 +11,7 @@ from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs._decisions import decide
 from fastobs.cells import Meters
-from fastobs.cells.meters import Counter, Histogram
+from fastobs.cells.meters import Histogram
 
 __all__ = ["CacheProbe", "LimiterProbe", "Load"]
 
@@ -35,23 +35,33 @@ class CacheProbe:
 
     def __call__(self, value: T, *, missing: object = None) -> T:
         """Count a look-up that gave ``value``; it missed if that is the value for missing."""
-        if value is missing:
-            self.miss()
-        else:
-            self.hit()
+        try:
+            rows = self._rows
+            (rows.misses if value is missing else rows.hits).add()
+        except Exception as error:
+            contain("probes.hand", error)
         return value
 
     def hit(self, count: int = 1) -> None:
         """So many look-ups found something."""
-        self._count("hit", count)
+        try:
+            self._rows.hits.add(count)
+        except Exception as error:
+            contain("probes.hand", error)
 
     def miss(self, count: int = 1) -> None:
         """So many look-ups found nothing."""
-        self._count("miss", count)
+        try:
+            self._rows.misses.add(count)
+        except Exception as error:
+            contain("probes.hand", error)
 
     def error(self, count: int = 1) -> None:
         """So many look-ups failed; that is neither a hit nor a miss."""
-        self._count("error", count)
+        try:
+            self._rows.errors.add(count)
+        except Exception as error:
+            contain("probes.hand", error)
 
     def evict(self, count: int = 1) -> None:
         """So many entries had to make room for others."""
@@ -68,12 +78,6 @@ class CacheProbe:
         """
         return Load(self, key)
 
-    def _count(self, result: str, count: int) -> None:
-        try:
-            self._rows.results[result].add(count)
-        except Exception as error:
-            contain("probes.hand", error)
-
     @cached_property
     def _rows(self) -> _Rows:
         return _Rows(self._meters(), self.name)
@@ -83,10 +87,10 @@ class _Rows:
     """All series of one cache, so that they exist from its first event."""
 
     def __init__(self, meters: Meters, name: str) -> None:
-        self.results: dict[str, Counter] = {
-            result: meters.counter(catalogue.CACHE_REQUESTS, name, result)
+        self.hits, self.misses, self.errors = (
+            meters.counter(catalogue.CACHE_REQUESTS, name, result)
             for result in ("hit", "miss", "error")
-        }
+        )
         self.evictions = meters.counter(catalogue.CACHE_EVICTIONS, name)
         self.loads: Histogram = meters.histogram(catalogue.CACHE_LOAD, name)
         self.stampedes = meters.counter(catalogue.CACHE_STAMPEDES, name)

@@ -7,10 +7,8 @@ waiting until the next connection is returned; what is told here comes from `get
 from __future__ import annotations
 
 import re
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -20,13 +18,11 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from fastobs import catalogue
 from fastobs._contain import contain
-from fastobs._exchange import CURRENT, Exchange
-from fastobs._parts import enter, leave
-from fastobs.cells import Meters, Reading
+from fastobs.cells import Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._hooks import Hooks
+from ._pools import ACQUIRING, Account, Acquire, Checkout, Pools
 
 __all__ = ["PsycopgPool", "probe"]
 
@@ -45,172 +41,76 @@ def probe(kit: Kit) -> Probe:
     return PsycopgPool(kit)
 
 
-class Account:
-    """One pool, and where it is counted."""
+class PsycopgPool(Pools):
+    """The pools family, for psycopg_pool.
 
-    def __init__(self, pool: Pool, meters: Meters, gone: Callable[[Any], object]) -> None:
-        self.pool = ref(pool, gone)
-        self.name = self.given = self.variable = ""
-        self.own = "" if NUMBERED.fullmatch(pool.name) else pool.name
-        self.described = _described(pool)
-        self.waiting: dict[int, Acquire] = {}
-        # Connections that nobody has had yet, and when they were opened.
-        self.fresh: WeakKeyDictionary[Any, tuple[float, float]] = WeakKeyDictionary()
-        # Connections are opened before the pool is in the variable that names it.
-        self.opened: deque[float] = deque(maxlen=1000)
-        self.leaks: deque[Checkout] = deque()
-        self._meters = meters
+    Only null pools open connections for the call of ``getconn`` that is under way; others have
+    workers for it, whose connections anybody may get.
+    """
 
-    @property
-    def wanted(self) -> str:
-        return self.given or self.own or self.variable or self.described
-
-    def name_it(self, name: str, *, timed: bool) -> None:
-        """From now on everything is counted under this name."""
-        meters = self._meters
-        self.name = name
-        self.use = meters.histogram(catalogue.POOL_USE, name)
-        self.timeouts = meters.counter(catalogue.POOL_TIMEOUTS, name)
-        self.wait = meters.histogram(catalogue.POOL_WAIT, name) if timed else None
-        self.create = meters.histogram(catalogue.POOL_CREATE, name) if timed else None
-        while self.create is not None and self.opened:
-            self.create.observe(self.opened.popleft())
-        # Alerts read it, so it exists before the first leak.
-        meters.counter(catalogue.POOL_LEAKED, name, "")
-
-
-class Acquire:
-    """One call of ``getconn``."""
-
-    __slots__ = ("account", "before", "began", "ended", "exchange", "opened")
-
-    def __init__(self, account: Account, exchange: Exchange | None, began: float) -> None:
-        self.account = account
-        self.exchange = exchange
-        self.began = began
-        self.before = ACQUIRING.get()
-        self.opened = self.ended = False
-
-
-class Checkout:
-    """A connection that is out."""
-
-    __slots__ = ("account", "connection", "exchange", "since")
-
-    connection: ref[Any]
-
-    def __init__(self, acquire: Acquire, since: float) -> None:
-        self.account = acquire.account
-        self.exchange = acquire.exchange
-        self.since = since
-
-    @property
-    def route(self) -> str:
-        return "" if self.exchange is None else self.exchange.route
-
-
-ACQUIRING: ContextVar[Acquire | None] = ContextVar("fastobs_psycopg_acquire", default=None)
-"""The call of ``getconn`` that a connection is opened in. Only null pools do it there; others have
-workers for it, whose connections anybody may get."""
-
-
-class PsycopgPool(Probe):
-    """The pools family, for psycopg_pool."""
+    component = COMPONENT
+    timeout = PoolTimeout
 
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)
-        self._hooks = Hooks()
-        self._accounts: dict[int, Account] = {}
-        self._out: dict[int, Checkout] = {}
-        self._lock = threading.RLock()
-        # Whether it can be told how long connections take to open: only then is the rest waiting.
-        self._timed = True
+        # Connections that nobody has had yet, and when they were opened.
+        self._fresh: WeakKeyDictionary[Any, tuple[float, float]] = WeakKeyDictionary()
+        self._leaks: deque[Checkout] = deque()
 
     @property
     def kinds(self) -> tuple[type, ...]:
         return KINDS
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
-        hooks = self._hooks
-        hooks.wrap(ConnectionPool, "getconn", self._around_getconn)
-        hooks.wrap(ConnectionPool, "putconn", self._around_putconn)
-        hooks.wrap(AsyncConnectionPool, "getconn", self._around_async_getconn)
-        hooks.wrap(AsyncConnectionPool, "putconn", self._around_putconn)
-        # No public name.
-        self._timed = all("_connect" in vars(kind) for kind in KINDS)
-        if self._timed:
-            hooks.wrap(ConnectionPool, "_connect", self._around_connect)
-            hooks.wrap(AsyncConnectionPool, "_connect", self._around_async_connect)
-
-    def detach(self) -> None:
-        self._hooks.undo()
-        self._out.clear()
-
-    def watch(self, obj: Any, name: str | None) -> bool:
-        if not isinstance(obj, KINDS):
-            return False
-        account = self._account(obj)
-        if name is not None and name != account.given:
-            account.given = name
-            if account.name:
-                self._name(account)
-        return True
-
-    def found(self, obj: Any, name: str) -> None:
-        account = self._account(obj)
-        account.variable = account.variable or name
+        wrap = self._hooks.wrap
+        wrap(ConnectionPool, "getconn", self._around_acquire)
+        wrap(ConnectionPool, "putconn", self._around_putconn)
+        wrap(AsyncConnectionPool, "getconn", self._around_async_acquire)
+        wrap(AsyncConnectionPool, "putconn", self._around_putconn)
+        self._known = {catalogue.POOL_USE, catalogue.POOL_TIMEOUTS, catalogue.POOL_LEAKED}
+        # No public name. Only who knows how long connections take to open knows what is waiting.
+        if all("_connect" in vars(kind) for kind in KINDS):
+            self._known |= {catalogue.POOL_WAIT, catalogue.POOL_CREATE}
+            wrap(ConnectionPool, "_connect", self._around_connect)
+            wrap(AsyncConnectionPool, "_connect", self._around_async_connect)
 
     def read(self) -> Iterator[Reading]:
-        checkouts = list(self._out.values())
-        for account in list(self._accounts.values()):
-            while account.leaks:
-                leak = account.leaks.popleft()
-                self.kit.meters.counter(catalogue.POOL_LEAKED, account.name, leak.route).add()
-            mine = [checkout for checkout in checkouts if checkout.account is account]
-            pool = account.pool()
-            # One that is closed stays for as long as its connections are out.
-            if pool is not None and (mine or not pool.closed):
-                if not account.name:
-                    self._name(account)
-                yield from _readings(account, pool, mine)
-
-    def status(self) -> Iterator[tuple[str, str]]:
-        for account in list(self._accounts.values()):
-            if (pool := account.pool()) is not None:
-                size = f"at most {pool.max_size} connections" if pool.max_size else "no limit"
-                yield account.name or account.wanted, f"psycopg {type(pool).__name__}, {size}"
+        while self._leaks:
+            leak = self._leaks.popleft()
+            self.kit.meters.counter(catalogue.POOL_LEAKED, leak.account.name, leak.route).add()
+        yield from super().read()
 
     def unwatchable(self) -> Iterator[tuple[str, str]]:
-        if not self._timed:
+        if catalogue.POOL_CREATE not in self._known:
             yield "psycopg_pool", "this release hides when it opens connections. Update fastobs."
 
+    def _open_account(self, pool: Pool) -> Account:
+        own = "" if NUMBERED.fullmatch(pool.name) else pool.name
+        there = ref(pool, self._close_account(id(pool)))
+        return Account(there, self.kit.meters, described=_described(pool), own=own)
+
+    def _what(self, pool: Pool) -> str:
+        size = f"at most {pool.max_size} connections" if pool.max_size else "no limit"
+        return f"psycopg {type(pool).__name__}, {size}"
+
+    def _shown(self, pool: Pool, out: list[Checkout]) -> bool:
+        # One that is closed stays for as long as its connections are out.
+        return bool(out) or not pool.closed
+
+    def _readings(self, account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Reading]:
+        name = account.name
+        yield Reading(catalogue.POOL_COUNT, (name, "used"), len(out))
+        yield Reading(catalogue.POOL_COUNT, (name, "idle"), pool.get_stats()["pool_available"])
+        yield Reading(catalogue.POOL_PENDING, (name,), len(account.waiting))
+        # A null pool without a limit says 0.
+        if pool.max_size:
+            yield Reading(catalogue.POOL_MAX, (name,), pool.max_size)
+
+    def _leaked(self, checkout: Checkout) -> None:
+        # It is counted when metrics are shown.
+        self._leaks.append(checkout)
+
     # What follows runs within the app's calls: it must not raise.
-
-    def _around_getconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def getconn(pool: Pool, *args: Any, **options: Any) -> Any:
-            acquire = self._begin(pool)
-            try:
-                connection = original(pool, *args, **options)
-            except BaseException as error:
-                self._failed(acquire, error)
-                raise
-            self._got(acquire, connection)
-            return connection
-
-        return getconn
-
-    def _around_async_getconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        async def getconn(pool: Pool, *args: Any, **options: Any) -> Any:
-            acquire = self._begin(pool)
-            try:
-                connection = await original(pool, *args, **options)
-            except BaseException as error:
-                self._failed(acquire, error)
-                raise
-            self._got(acquire, connection)
-            return connection
-
-        return getconn
 
     def _around_putconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
         # Of the async one it returns the coroutine.
@@ -239,99 +139,40 @@ class PsycopgPool(Probe):
 
         return connect
 
-    def _begin(self, pool: Pool) -> Acquire | None:
-        if not self._hooks.on:
-            return None
-        try:
-            account = self._accounts.get(id(pool)) or self._account(pool)
-            if not account.name:
-                # It may be in a variable that nobody has looked at yet.
-                self.kit.look()
-                self._name(account)
-            now = perf_counter()
-            acquire = Acquire(account, CURRENT.get(), now)
-            enter(acquire.exchange, "pool_wait", now)
-            ACQUIRING.set(acquire)
-            # Last: nothing can fail from here on and leave it waiting for ever.
-            account.waiting[id(acquire)] = acquire
-        except Exception as error:
-            contain(COMPONENT, error)
-            return None
-        return acquire
-
     def _got(self, acquire: Acquire | None, connection: Any) -> None:
         if acquire is None:
             return
         try:
             now = self._end(acquire)
-            account = acquire.account
-            opened = account.fresh.pop(connection, None) if account.fresh else None
-            if not acquire.opened and account.wait is not None:
+            opened = self._fresh.pop(connection, None) if self._fresh else None
+            if acquire.waits:
                 waited = now - acquire.began
                 if opened is not None:
                     # A worker opened it meanwhile: that part of the time was not waiting.
                     began, ended = opened
                     waited -= max(0.0, min(ended, now) - max(began, acquire.began))
-                account.wait.observe(waited)
+                acquire.account.waited(waited)
             if self._hooks.on:
-                key = id(connection)
-                checkout = Checkout(acquire, now)
-                checkout.connection = ref(connection, lambda _: self._leaked(key))
-                self._out[key] = checkout
+                self._hand_out(acquire, connection, now)
         except Exception as error:
             contain(COMPONENT, error)
-
-    def _failed(self, acquire: Acquire | None, error: BaseException) -> None:
-        if acquire is None:
-            return
-        try:
-            now = self._end(acquire)
-            if acquire.opened:
-                return
-            account = acquire.account
-            if isinstance(error, PoolTimeout):
-                account.timeouts.add()
-            if account.wait is not None:
-                account.wait.observe(now - acquire.began)
-        except Exception as ours:
-            contain(COMPONENT, ours)
-
-    def _end(self, acquire: Acquire) -> float:
-        acquire.ended = True
-        acquire.account.waiting.pop(id(acquire), None)
-        ACQUIRING.set(acquire.before)
-        now = perf_counter()
-        leave(acquire.exchange, "db" if acquire.opened else "pool_wait", now)
-        return now
 
     def _returned(self, pool: Pool, connection: Any) -> None:
         try:
             checkout = self._out.get(id(connection))
             # A pool refuses the connections of another one.
             if checkout is not None and checkout.account.pool() is pool:
-                del self._out[id(connection)]
-                checkout.account.use.observe(perf_counter() - checkout.since)
+                self._take_back(connection)
         except Exception as error:
             contain(COMPONENT, error)
-
-    def _leaked(self, key: int) -> None:
-        # Called wherever the collector runs: it is counted when metrics are shown.
-        if (checkout := self._out.pop(key, None)) is not None:
-            checkout.account.leaks.append(checkout)
 
     def _opening(self, pool: Pool) -> Acquire | None:
         try:
             acquire = ACQUIRING.get()
             if acquire is None or acquire.ended or acquire.account.pool() is not pool:
                 return None
-            if not acquire.opened:
-                acquire.opened = True
-                now = perf_counter()
-                acquire.account.waiting.pop(id(acquire), None)
-                leave(acquire.exchange, "pool_wait", now)
-                enter(acquire.exchange, "db", now)
-                if acquire.account.wait is not None:
-                    acquire.account.wait.observe(now - acquire.began)
+            if acquire.waits:
+                self._connects(acquire)
         except Exception as error:
             contain(COMPONENT, error)
             return None
@@ -343,44 +184,11 @@ class PsycopgPool(Probe):
         try:
             now = perf_counter()
             account = self._accounts.get(id(pool)) or self._account(pool)
-            if not account.name:
-                account.opened.append(now - began)
-            elif account.create is not None:
-                account.create.observe(now - began)
+            account.opened(now - began)
             if acquire is None:
-                account.fresh[connection] = (began, now)
+                self._fresh[connection] = (began, now)
         except Exception as error:
             contain(COMPONENT, error)
-
-    def _account(self, pool: Pool) -> Account:
-        with self._lock:
-            key = id(pool)
-            if (account := self._accounts.get(key)) is None:
-                account = Account(pool, self.kit.meters, lambda _: self._accounts.pop(key, None))
-                self._accounts[key] = account
-            return account
-
-    def _name(self, account: Account) -> None:
-        with self._lock:
-            name = self.kit.names.claim(account, account.wanted)
-            account.name_it(name, timed=self._timed)
-
-
-def _readings(account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Reading]:
-    name = account.name
-    yield Reading(catalogue.POOL_COUNT, (name, "used"), len(out))
-    yield Reading(catalogue.POOL_COUNT, (name, "idle"), pool.get_stats()["pool_available"])
-    yield Reading(catalogue.POOL_PENDING, (name,), len(account.waiting))
-    # A null pool without a limit says 0.
-    if pool.max_size:
-        yield Reading(catalogue.POOL_MAX, (name,), pool.max_size)
-    now = perf_counter()
-    oldest: dict[str, float] = {}
-    for checkout in out:
-        route = checkout.route
-        oldest[route] = max(now - checkout.since, oldest.get(route, 0.0))
-    for route, age in oldest.items():
-        yield Reading(catalogue.POOL_OLDEST, (name, route), age)
 
 
 def _described(pool: Pool) -> str:

@@ -13,11 +13,13 @@ from time import perf_counter
 from typing import Any
 from weakref import ref
 
-from redis import Redis
+from redis import Redis, RedisCluster
 from redis import asyncio as aio
 from redis.asyncio.client import Pipeline as AioPipeline
+from redis.asyncio.cluster import ClusterPipeline as AioClusterPipeline
 from redis.asyncio.connection import AbstractConnection as AioConnection
 from redis.client import Pipeline
+from redis.cluster import ClusterPipeline
 from redis.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import MaxConnectionsError
@@ -32,14 +34,16 @@ from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._hooks import Hooks
+from ._replies import OBSERVERS
 
-__all__ = ["OBSERVERS", "Observer", "RedisProbe", "probe"]
+__all__ = ["RedisProbe", "probe"]
 
 COMPONENT = "probes.redis"
 
 POOLS = (ConnectionPool, aio.ConnectionPool)
 BLOCKING = (BlockingConnectionPool, aio.BlockingConnectionPool)
 CLIENTS = (Redis, aio.Redis)
+CLUSTERS = (RedisCluster, aio.RedisCluster)
 
 UNLIMITED = 2**31
 """The most connections of a pool that was given no limit, before redis-py 8."""
@@ -49,14 +53,6 @@ COMMAND = re.compile(r"[A-Z][A-Z0-9_.]{0,31}")
 
 COMMANDS = 200
 """Different commands that become a label each; Redis has some 240 and nobody uses them all."""
-
-Observer = Callable[[str, Any, Any, float], None]
-"""Called with a command's name, its first argument (None if it has none), the reply or the exception
-that came instead of it, and the seconds that it took; those of a pipeline took as long as it did."""
-
-OBSERVERS: list[Observer] = []
-"""Who wants to know of every command, in the task or thread that sent it. They must be quick; if they
-raise, that is contained."""
 
 
 def probe(kit: Kit) -> Probe:
@@ -87,6 +83,16 @@ class Account:
         self.create = meters.histogram(catalogue.POOL_CREATE, name)
         self.use = meters.histogram(catalogue.POOL_USE, name)
         self.timeouts = meters.counter(catalogue.POOL_TIMEOUTS, name)
+
+
+class Cluster:
+    """A client of a cluster. Of its connections, each node has some."""
+
+    __slots__ = ("client", "given", "variable")
+
+    def __init__(self, client: ref[Any]) -> None:
+        self.client = client
+        self.given = self.variable = ""
 
 
 class Acquire:
@@ -159,11 +165,12 @@ class RedisProbe(Probe):
         self._commands = Commands(kit.meters)
         self._accounts: dict[int, Account] = {}
         self._out: dict[int, Checkout] = {}
+        self._clusters: dict[int, Cluster] = {}
         self._lock = threading.RLock()
 
     @property
     def kinds(self) -> tuple[type, ...]:
-        return (*POOLS, *CLIENTS)
+        return (*POOLS, *CLIENTS, *CLUSTERS)
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
         wrap = self._hooks.wrap
@@ -176,11 +183,15 @@ class RedisProbe(Probe):
         wrap(AbstractConnection, "connect", self._around_connect)
         wrap(AioConnection, "connect", self._around_async_connect)
         wrap(Redis, "execute_command", self._around_command)
+        wrap(RedisCluster, "execute_command", self._around_command)
         wrap(Pipeline, "immediate_execute_command", self._around_command)
         wrap(aio.Redis, "execute_command", self._around_async_command)
+        wrap(aio.RedisCluster, "execute_command", self._around_async_command)
         wrap(AioPipeline, "immediate_execute_command", self._around_async_command)
         wrap(Pipeline, "execute", self._around_pipeline)
+        wrap(ClusterPipeline, "execute", self._around_pipeline)
         wrap(AioPipeline, "execute", self._around_async_pipeline)
+        wrap(AioClusterPipeline, "execute", self._around_async_pipeline)
 
     def detach(self) -> None:
         self._hooks.undo()
@@ -189,18 +200,23 @@ class RedisProbe(Probe):
     def watch(self, obj: Any, name: str | None) -> bool:
         if not isinstance(obj, self.kinds):
             return False
-        account = self._account(_pool_of(obj))
-        if name is not None and name != account.given:
-            account.given = name
-            if account.name:
-                self._name(account)
+        if isinstance(obj, CLUSTERS):
+            cluster = self._cluster(obj)
+            cluster.given = name or cluster.given
+        else:
+            self._give(self._account(_pool_of(obj)), name)
         return True
 
     def found(self, obj: Any, name: str) -> None:
+        if isinstance(obj, CLUSTERS):
+            cluster = self._cluster(obj)
+            cluster.variable = cluster.variable or name
+            return
         account = self._account(_pool_of(obj))
         account.variable = account.variable or name
 
     def read(self) -> Iterator[Reading]:
+        self._name_nodes()
         checkouts = list(self._out.values())
         for account in list(self._accounts.values()):
             if (pool := account.pool()) is not None:
@@ -210,6 +226,7 @@ class RedisProbe(Probe):
                 yield from _readings(account, pool, mine)
 
     def status(self) -> Iterator[tuple[str, str]]:
+        self._name_nodes()
         for account in list(self._accounts.values()):
             if (pool := account.pool()) is not None:
                 most = pool.max_connections
@@ -222,6 +239,12 @@ class RedisProbe(Probe):
                 yield (
                     account.name or account.wanted,
                     "its idle connections are unknown: it keeps them in a way of its own.",
+                )
+        for cluster in list(self._clusters.values()):
+            if isinstance(cluster.client(), aio.RedisCluster):
+                yield (
+                    cluster.given or cluster.variable or "redis cluster",
+                    "its commands are timed, its connections cannot be watched: it has no pools.",
                 )
 
     # What follows runs within the app's calls: it must not raise.
@@ -322,7 +345,7 @@ class RedisProbe(Probe):
 
         def execute(pipeline: Any, *args: Any, **options: Any) -> Any:
             # Afterwards it has a new, empty list. One without commands sends nothing.
-            stack = pipeline.command_stack
+            stack = _stack_of(pipeline)
             operation = commands.begin() if stack and self._hooks.on else None
             try:
                 replies = original(pipeline, *args, **options)
@@ -338,7 +361,7 @@ class RedisProbe(Probe):
         commands = self._commands
 
         async def execute(pipeline: Any, *args: Any, **options: Any) -> Any:
-            stack = pipeline.command_stack
+            stack = _stack_of(pipeline)
             operation = commands.begin() if stack and self._hooks.on else None
             try:
                 replies = await original(pipeline, *args, **options)
@@ -453,6 +476,32 @@ class RedisProbe(Probe):
         except Exception as error:
             contain(COMPONENT, error)
 
+    def _give(self, account: Account, name: str | None) -> None:
+        if name is not None and name != account.given:
+            account.given = name
+            if account.name:
+                self._name(account)
+
+    def _cluster(self, client: Any) -> Cluster:
+        with self._lock:
+            key = id(client)
+            if (cluster := self._clusters.get(key)) is None:
+                gone = ref(client, lambda _: self._clusters.pop(key, None))
+                cluster = self._clusters[key] = Cluster(gone)
+            return cluster
+
+    def _name_nodes(self) -> None:
+        """The pools of a cluster's nodes, which come and go, are called after both."""
+        for cluster in list(self._clusters.values()):
+            client = cluster.client()
+            name = cluster.given or cluster.variable
+            if name and isinstance(client, RedisCluster):
+                nodes: list[Any] = client.get_nodes()  # type: ignore[no-untyped-call]
+                for node in nodes:
+                    if node.redis_connection is not None:
+                        account = self._account(node.redis_connection.connection_pool)
+                        self._give(account, f"{name} {node.host}:{node.port}")
+
     def _account(self, pool: Any) -> Account:
         with self._lock:
             key = id(pool)
@@ -473,7 +522,7 @@ class Commands:
         self._meters = meters
         self._rows: dict[tuple[str, str], Histogram] = {}
         # By what the app says for a command, as long as that is few words.
-        self._known: dict[str, Histogram] = {}
+        self._known: dict[str, tuple[str, Histogram]] = {}
         self._names: set[str] = set()
 
     def begin(self) -> Operation | None:
@@ -497,14 +546,17 @@ class Commands:
         try:
             took = self._ended(operation)
             word = args[0] if args else ""
-            row = self._known.get(word) if type(word) is str and not failed else None
-            if row is None:
-                row = self._row(_name_of(args), reply if failed else None)
+            known = self._known.get(word) if type(word) is str and not failed else None
+            if known is None:
+                name = _name_of(args)
+                known = name, self._row(name, reply if failed else None)
                 if type(word) is str and not failed and len(self._known) < COMMANDS:
-                    self._known[word] = row
+                    self._known[word] = known
+            name, row = known
             row.observe(took)
-            if OBSERVERS:
-                _tell(_name_of(args), args, reply, took)
+            if operation.before is None:
+                for observer in OBSERVERS:
+                    observer(name, args, reply, took)
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -517,11 +569,14 @@ class Commands:
         try:
             took = self._ended(operation)
             self._row("PIPELINE", replies if failed else None).observe(took)
-            if OBSERVERS:
+            if OBSERVERS and operation.before is None:
                 if failed:
                     replies = [replies] * len(stack)
-                for (args, _), reply in zip(stack, replies, strict=False):
-                    _tell(_name_of(args), args, reply, took)
+                for command, reply in zip(stack, replies, strict=False):
+                    # Those of a cluster are objects, the others are pairs.
+                    args = command[0] if isinstance(command, tuple) else command.args
+                    for observer in OBSERVERS:
+                        observer(_name_of(args), args, reply, took)
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -545,12 +600,6 @@ class Commands:
             if label != "_OTHER":
                 self._rows[name, kind] = row
         return row
-
-
-def _tell(name: str, args: Any, reply: Any, took: float) -> None:
-    key = args[1] if len(args) > 1 else None
-    for observer in OBSERVERS:
-        observer(name, key, reply, took)
 
 
 def _name_of(args: Any) -> str:
@@ -604,6 +653,16 @@ def _free(pool: Any) -> list[Any] | None:
     else:
         free = getattr(pool, "_available_connections", None)
     return None if free is None else [connection for connection in list(free) if connection]
+
+
+def _stack_of(pipeline: Any) -> Any:
+    """The commands that a pipeline has collected; empty where it does not tell."""
+    # A cluster's has no public name for them, and its `command_stack` stays empty.
+    strategy = getattr(pipeline, "_execution_strategy", None)
+    if strategy is None:
+        return getattr(pipeline, "command_stack", ())
+    # It may be emptied in place.
+    return list(getattr(strategy, "_command_queue", ()))
 
 
 def _pool_of(obj: Any) -> Any:

@@ -9,16 +9,12 @@ from collections.abc import Iterator
 from math import isfinite
 from time import perf_counter
 from typing import Any
-from weakref import ref
-
-from anyio import CapacityLimiter
-from anyio.to_thread import current_default_thread_limiter
 
 from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs.cells import Reading
-from fastobs.cells.meters import Histogram
 from fastobs.config import Settings
+from fastobs.watchdog import Blocks, Heart, Watchdog, refusal
 
 from . import Kit, Probe
 from ._machine import facts
@@ -33,37 +29,6 @@ def probe(kit: Kit) -> Probe:
     return Runtime(kit)
 
 
-class Heart:
-    """Beats on one event loop, and notes how late each beat is.
-
-    A timer, not a task: it ends with its loop without a word, and is not among the app's tasks.
-    The loop is referred to weakly, and refers to the heart while a beat is due.
-    """
-
-    def __init__(self, loop: AbstractEventLoop, tick: float, lag: Histogram) -> None:
-        self.loop = ref(loop)
-        self.threads: CapacityLimiter = current_default_thread_limiter()
-        self.stopped = False
-        self._tick = tick
-        self._lag = lag
-        self._next(loop)
-
-    def _next(self, loop: AbstractEventLoop) -> None:
-        self._due = loop.time() + self._tick
-        loop.call_at(self._due, self._beat)
-
-    def _beat(self) -> None:
-        loop = self.loop()
-        if self.stopped or loop is None:
-            return
-        try:
-            # uvloop counts in whole milliseconds and may be early by one.
-            self._lag.observe(max(loop.time() - self._due, 0.0))
-            self._next(loop)
-        except Exception as error:
-            contain(COMPONENT, error)
-
-
 class Runtime(Probe):
     """The runtime family."""
 
@@ -71,27 +36,44 @@ class Runtime(Probe):
         super().__init__(kit)
         self._hearts: list[Heart] = []
         self._tick = 0.0
+        self._after: float | None = None
+        self._watchdog: Watchdog | None = None
         self._began = 0.0
         self._pauses = [
             kit.meters.histogram(catalogue.GC_PAUSE, str(generation)) for generation in range(3)
         ]
 
     def attach(self, settings: Settings) -> None:
-        assert settings.runtime is not None
-        self._tick = settings.runtime.tick
+        section = settings.runtime
+        assert section is not None
+        self._tick = section.tick
+        self._after = after = section.loop_block_after
+        if after is not None and not refusal():
+            # A block shows as a beat that does not come.
+            self._tick = min(self._tick, after)
+            blocks = Blocks(
+                self.kit.meters, self.kit.tell, after=after, per_minute=section.loop_block_lines
+            )
+            self._watchdog = Watchdog(blocks, after=after, tick=after / 2)
         gc.callbacks.append(self._collecting)
 
     def detach(self) -> None:
         gc.callbacks.remove(self._collecting)
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
         for heart in self._hearts:
             heart.stopped = True
         self._hearts.clear()
 
     def on_loop(self, loop: AbstractEventLoop) -> None:
         living = self._living()
-        if all(heart.loop() is not loop for heart in living):
-            lag = self.kit.meters.histogram(catalogue.LOOP_LAG)
-            self._hearts = [*living, Heart(loop, self._tick, lag)]
+        heart = next((heart for heart in living if heart.loop() is loop), None)
+        if heart is None:
+            heart = Heart(loop, self._tick, self.kit.meters.histogram(catalogue.LOOP_LAG))
+            self._hearts = [*living, heart]
+        if self._watchdog is not None:
+            self._watchdog.watch(heart)
 
     def read(self) -> Iterator[Reading]:
         for metric, value in facts():
@@ -112,6 +94,12 @@ class Runtime(Probe):
         loops = len(self._living())
         yield "process", "CPU, memory, descriptors, garbage collector"
         yield "event loops", str(loops) if loops else "seen with the first request"
+        if self._watchdog is not None:
+            yield "event loop blocks", f"told of when longer than {self._after:g} s"
+
+    def unwatchable(self) -> Iterator[tuple[str, str]]:
+        if self._after is not None and (reason := refusal()):
+            yield "event loop blocks", reason
 
     def _living(self) -> list[Heart]:
         return [

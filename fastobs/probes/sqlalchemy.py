@@ -6,16 +6,18 @@ detached, invalidated or reconnected in vain moves a plain counter for ever, but
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar, Token
+from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
-from sqlalchemy import Engine, event, select
+from sqlalchemy import Connection, Engine, event, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonThreadPool
@@ -31,6 +33,9 @@ from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._hooks import Hooks
+from ._repeats import sent
+from ._server import Asker, Server
+from ._sites import Site, call_site, written
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -38,6 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["SQLAlchemy", "probe"]
 
 COMPONENT = "probes.sqlalchemy"
+
+FRAMES = 40
+"""So deep the caller of a checkout is looked for; it is 25 frames away in an ORM query."""
 
 
 def probe(kit: Kit) -> Probe:
@@ -54,6 +62,7 @@ class Account:
         self.engine: Callable[[], Engine | None] = lambda: None
         self.pool: Callable[[], Pool | None] = lambda: None
         self.waiting: dict[int, Acquire] = {}
+        self.server = Server()
         self._meters = meters
 
     @property
@@ -96,14 +105,15 @@ class Acquire:
 class Checkout:
     """A connection that is out. The record is kept so that its id cannot pass to another one."""
 
-    __slots__ = ("account", "exchange", "leaked", "record", "since")
+    __slots__ = ("account", "exchange", "leaked", "record", "since", "site", "told")
 
-    def __init__(self, acquire: Acquire, record: Any, since: float) -> None:
+    def __init__(self, acquire: Acquire, record: Any, since: float, site: Site | None) -> None:
         self.account = acquire.account
         self.exchange = acquire.exchange
         self.record = record
         self.since = since
-        self.leaked = False
+        self.site = site
+        self.leaked = self.told = False
 
     @property
     def route(self) -> str:
@@ -127,13 +137,19 @@ class SQLAlchemy(Probe):
         self._accounts: WeakKeyDictionary[Any, Account] = WeakKeyDictionary()
         self._out: dict[int, Checkout] = {}
         self._lock = threading.RLock()
+        self._held_after: float | None = None
+        self._asker: Asker | None = None
 
     @property
     def kinds(self) -> tuple[type, ...]:
         asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")
         return (Engine, Pool, asynchronous.AsyncEngine) if asynchronous else (Engine, Pool)
 
-    def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
+    def attach(self, settings: Settings) -> None:
+        assert settings.pools is not None
+        self._held_after = settings.pools.held_after
+        every = settings.pools.server_limits
+        self._asker = None if every is None else Asker(every)
         for owner in (Pool, SingletonThreadPool):
             self._hooks.wrap(owner, "connect", self._around_connect)
         self._hooks.wrap(Engine, "raw_connection", self._around_raw_connection)
@@ -150,6 +166,11 @@ class SQLAlchemy(Probe):
         self._listen(Engine, "before_cursor_execute", statements.before, retval=True)
         self._listen(Engine, "after_cursor_execute", statements.after)
         self._listen(Engine, "handle_error", statements.failed)
+        for name, operation in (("_commit_impl", "COMMIT"), ("_rollback_impl", "ROLLBACK")):
+            # The events of both come before they are done, and none comes after; only these private
+            # methods are around it. Without them, the two are not timed.
+            if name in vars(Connection):
+                self._hooks.wrap(Connection, name, partial(self._around_ending, operation))
 
     def detach(self) -> None:
         self._hooks.undo()
@@ -174,6 +195,9 @@ class SQLAlchemy(Probe):
 
     def read(self) -> Iterator[Reading]:
         checkouts = list(self._out.values())
+        if self._held_after is not None:
+            self._tell_held(checkouts, self._held_after)
+        self._ask_servers()
         for account in list(self._accounts.values()):
             # While a connection is out, its record keeps the pool alive.
             if (pool := account.current()) is not None:
@@ -202,7 +226,38 @@ class SQLAlchemy(Probe):
         event.listen(target, name, listener, **options)
         self._hooks.undone_by(lambda: event.remove(target, name, listener))
 
+    def _tell_held(self, checkouts: list[Checkout], after: float) -> None:
+        now = perf_counter()
+        for checkout in checkouts:
+            if now - checkout.since < after:
+                continue
+            # Metrics may be shown on two threads at once.
+            with self._lock:
+                first, checkout.told = not checkout.told, True
+            if first:
+                self.kit.tell(("warning", _held(checkout, now - checkout.since, after)))
+
+    def _ask_servers(self) -> None:
+        if self._asker is not None:
+            accounts = list(self._accounts.values())
+            engines = [(account.server, account.engine()) for account in accounts]
+            self._asker.ask((server, engine) for server, engine in engines if engine is not None)
+
     # What follows runs within the app's calls: it must not raise.
+
+    def _around_ending(
+        self, operation: str, original: Callable[[Connection], None]
+    ) -> Callable[[Connection], None]:
+        def end(connection: Connection) -> None:
+            ending = self._statements.begin_ending(connection) if self._hooks.on else None
+            try:
+                original(connection)
+            except BaseException as error:
+                self._statements.ended(ending, operation, type(error))
+                raise
+            self._statements.ended(ending, operation, None)
+
+        return end
 
     def _around_connect(self, original: Callable[[Pool], Any]) -> Callable[[Pool], Any]:
         def connect(pool: Pool) -> Any:
@@ -301,7 +356,9 @@ class SQLAlchemy(Probe):
         try:
             if (acquire := ACQUIRING.get()) is not None:
                 acquire.took = True
-                self._out[id(record)] = Checkout(acquire, record, perf_counter())
+                acquire.account.server.reached = True
+                site = None if self._held_after is None else call_site(FRAMES)
+                self._out[id(record)] = Checkout(acquire, record, perf_counter(), site)
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -364,13 +421,16 @@ class Statements:
         self._rows: dict[tuple[str, str], Histogram] = {}
 
     def before(
-        self, _: Any, _cursor: Any, statement: str, parameters: Any, context: Any, _many: Any
+        self, _: Any, _cursor: Any, statement: str, parameters: Any, context: Any, many: Any
     ) -> tuple[str, Any]:
         """A statement is handed to the driver."""
         try:
             if context is not None:
+                exchange = CURRENT.get()
+                if exchange is not None and not exchange.closed and not many:
+                    sent(exchange, statement, context)
                 context._fastobs_began = now = perf_counter()
-                enter(CURRENT.get(), "db", now)
+                enter(exchange, "db", now)
         except Exception as error:
             contain(COMPONENT, error)
         return statement, parameters
@@ -388,9 +448,38 @@ class Statements:
         """The driver raised; also when the task was cancelled meanwhile."""
         try:
             error = failure.sqlalchemy_exception or failure.original_exception
-            kind = type(error)
-            name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-            self._done(failure.execution_context, failure.statement, name)
+            self._done(failure.execution_context, failure.statement, _kind(type(error)))
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    def begin_ending(self, connection: Connection) -> Ending | None:
+        """A transaction is about to end; None if there is none to be ended any more."""
+        try:
+            if connection.closed or connection.invalidated:
+                return None
+            exchange, now = CURRENT.get(), perf_counter()
+            enter(exchange, "db", now)
+        except Exception as error:
+            contain(COMPONENT, error)
+            return None
+        return connection.dialect.name, exchange, now
+
+    def ended(
+        self, ending: Ending | None, operation: str, failure: type[BaseException] | None
+    ) -> None:
+        """It has ended."""
+        if ending is None:
+            return
+        try:
+            system, exchange, began = ending
+            now = perf_counter()
+            leave(exchange, "db", now)
+            row = None if failure else self._rows.get((system, operation))
+            if row is None:
+                row = self._row(system, operation, _kind(failure) if failure else "")
+                if failure is None:
+                    self._rows[system, operation] = row
+            row.observe(now - began)
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -422,6 +511,14 @@ class Statements:
             operation if operation in OPERATIONS else "_OTHER",
             error,
         )
+
+
+Ending = tuple[str, Exchange | None, float]
+"""Dialect, the exchange that waits for it, and when it began."""
+
+
+def _kind(error: type[BaseException]) -> str:
+    return f"{error.__module__}.{error.__qualname__}".removeprefix("builtins.")
 
 
 SYSTEMS = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
@@ -465,6 +562,8 @@ def _readings(account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Rea
     name = account.name
     yield Reading(catalogue.POOL_COUNT, (name, "used"), len(out))
     yield Reading(catalogue.POOL_PENDING, (name,), len(account.waiting))
+    if account.server.most is not None:
+        yield Reading(catalogue.DB_SERVER_MAX, (name,), account.server.most)
     if (idle := _idle(pool)) is not None:
         yield Reading(catalogue.POOL_COUNT, (name, "idle"), idle)
     for metric, value in _sizes(pool).items():
@@ -476,6 +575,26 @@ def _readings(account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Rea
         oldest[route] = max(now - checkout.since, oldest.get(route, 0.0))
     for route, age in oldest.items():
         yield Reading(catalogue.POOL_OLDEST, (name, route), age)
+
+
+def _held(checkout: Checkout, duration: float, threshold: float) -> dict[str, object]:
+    """The fields of its line."""
+    fields: dict[str, object] = {
+        "event": "connection_held",
+        "level": "warning",
+        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "duration": round(duration, 6),
+        "threshold": threshold,
+        "pool": checkout.account.name,
+        "route": checkout.route,
+        "at": written(checkout.site),
+    }
+    if (exchange := checkout.exchange) is not None:
+        fields["trace_id"] = exchange.trace_id
+        fields["request_id"] = exchange.request_id
+        # What is held after the end of its request was forgotten, or works in the background.
+        fields["request_over"] = exchange.closed
+    return {**fields, "pid": os.getpid()}
 
 
 def _sizes(pool: Pool) -> dict[catalogue.Metric, int]:

@@ -11,7 +11,7 @@ __all__ = ["rejections"]
 
 
 def rejections(meters: Meters) -> Finish:
-    """Count decisions by route, and each 429 by who gave it."""
+    """Count decisions by route, and each 429 by who gave it and whether it said until when."""
 
     def finish(exchange: Exchange) -> None:
         made = decisions(exchange)
@@ -21,6 +21,9 @@ def rejections(meters: Meters) -> Finish:
             limited = any(outcome == "limited" for _, _, outcome in made)
             source = _source(exchange, limited=limited)
             meters.counter(catalogue.LIMIT_REJECTED, exchange.route, source).add()
+            told = (exchange.notes or {}).get("retry_after")
+            sent = "yes" if told else "no"
+            meters.counter(catalogue.LIMIT_RETRY_AFTER, exchange.route, sent).add()
 
     return finish
 

@@ -9,24 +9,24 @@ from fastobs.cells.meters import Histogram, Meters
 __all__ = ["http"]
 
 
-def http(meters: Meters) -> Signal:
-    """The http family, except for its WebSockets."""
+def http(meters: Meters) -> tuple[Signal, Finish]:
+    """The http family, except for its WebSockets: what is told of the beginning and of the end."""
     active = {
         method: meters.gauge(catalogue.HTTP_ACTIVE, method) for method in (*METHODS, "_OTHER")
     }
     rows = _Rows(meters)
 
-    def begin(exchange: Exchange) -> Finish:
+    def begin(exchange: Exchange) -> None:
         gauge = active[exchange.method]
         cells, at = gauge.cells, gauge.at
         # One statement, see `Row`.
         exchange.inflight = cells[at] = cells[at] + 1.0
         cells[at + 1] = 1.0
-        return finish
 
     def finish(exchange: Exchange) -> None:
-        gauge = active[exchange.method]
-        gauge.cells[gauge.at] -= 1.0
+        if exchange.inflight:
+            gauge = active[exchange.method]
+            gauge.cells[gauge.at] -= 1.0
         # The same parts in the same order find the same histograms, without making label objects.
         duration, received, sent = rows[
             exchange.method, exchange.route, exchange.status, exchange.error_type
@@ -41,7 +41,7 @@ def http(meters: Meters) -> Signal:
         if exchange.error_type:
             _count_failure(meters, exchange)
 
-    return begin
+    return begin, finish
 
 
 class _Rows(dict[tuple[str, str, int | None, str], tuple[Histogram, Histogram, Histogram]]):

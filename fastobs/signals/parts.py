@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from time import perf_counter
-
 from fastobs import catalogue
 from fastobs._exchange import Exchange, Finish
-from fastobs._parts import Parts
+from fastobs._parts import Parts, account
 from fastobs.cells import Meters
 
 __all__ = ["breakdown"]
@@ -18,22 +15,19 @@ SECTIONS = 50
 OTHER = "_other"
 
 
-def breakdown(meters: Meters, clock: Callable[[], float] = perf_counter) -> Finish:
-    """Add up the parts of each exchange.
+def breakdown(meters: Meters) -> Finish:
+    """Add up the parts of each exchange that has any, and what is in none of them.
 
     Args:
         meters: Ours.
-        clock: Seconds, as the probes see them.
     """
     known = set(catalogue.PART)
     most = len(known) + SECTIONS
 
     def finish(exchange: Exchange) -> None:
-        parts = exchange.parts
-        if type(parts) is not Parts:
+        if type(exchange.parts) is not Parts:
             return
-        parts.settle(clock())
-        for part, seconds in parts.items():
+        for part, seconds in account(exchange).items():
             if part not in known:
                 if len(known) < most:
                     known.add(part)

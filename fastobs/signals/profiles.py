@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from fastobs import catalogue
+from fastobs._budget import Budget
 from fastobs._exchange import Exchange, Finish, Signal
 from fastobs._outbox import Outbox
 from fastobs.cells import Meters
@@ -57,8 +58,15 @@ def profiles(
         for outcome in OUTCOMES
     }
     desk = _Desk(store, meters, count)
-    budget = _Budget(settings.per_minute, clock)
+    budget = Budget(settings.per_minute, clock)
     hint = _Hint()
+
+    def why_not() -> str | None:
+        if desk.closed:
+            return "unavailable"
+        if busy():
+            return "busy"
+        return "limited" if budget.take() is None else None
 
     def begin(exchange: Exchange) -> Finish | None:
         value = exchange.request_headers.get(HEADER)
@@ -72,8 +80,7 @@ def profiles(
         if grant is None:
             count["denied"].add()
             return None
-        status = "unavailable" if desk.closed else "busy" if busy() else budget.take()
-        if status is not None:
+        if (status := why_not()) is not None:
             count[_OUTCOME_OF[status]].add()
             exchange.headers.append((b"x-profile-status", status.encode()))
             return None
@@ -136,25 +143,6 @@ class _Desk:
     def _dropped(self) -> None:
         self._lost()
         self._count["dropped"].add()
-
-
-class _Budget:
-    """So many per minute, all at once if need be."""
-
-    def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._most = self._left = float(per_minute)
-        self._asked = clock()
-
-    def take(self) -> str | None:
-        """None, or the reason why not."""
-        now = self._clock()
-        self._left = min(self._most, self._left + (now - self._asked) * self._most / 60)
-        self._asked = now
-        if self._left < 1:
-            return "limited"
-        self._left -= 1
-        return None
 
 
 class _Hint:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, time
 from typing import Any, TextIO
 
 import structlog
 
 from fastobs import catalogue
+from fastobs._budget import Budget
 from fastobs._exchange import Exchange, Finish
 from fastobs._outbox import Outbox
+from fastobs._parts import account
+from fastobs._queue import queued
 from fastobs.cells import Meters
 from fastobs.config import Slow
 
-__all__ = ["Budget", "Line", "lines", "slow_requests"]
+__all__ = ["Line", "lines", "slow_requests"]
 
 Line = tuple[str, dict[str, Any]]
 """Level and fields of one event."""
@@ -28,6 +31,7 @@ def slow_requests(
     meters: Meters,
     put: Callable[[Line], None],
     clock: Callable[[], float] = monotonic,
+    wall: Callable[[], float] = time,
 ) -> Finish:
     """Log a request that took longer than its threshold, once its last byte is sent.
 
@@ -36,6 +40,7 @@ def slow_requests(
         meters: Counts every slow request, logged or not.
         put: Takes the finished line; must not block.
         clock: Seconds; for the rate limit.
+        wall: Seconds since 1970; for what a proxy says.
     """
     budget = Budget(settings.per_minute, clock)
 
@@ -45,32 +50,14 @@ def slow_requests(
             return
         meters.counter(catalogue.HTTP_SLOW, exchange.route).add()
         if (suppressed := budget.take()) is not None:
-            put(_line(exchange, threshold, suppressed))
+            line = _line(exchange, threshold, suppressed)
+            if settings.trust_request_start:
+                queue = queued(exchange, wall() - exchange.duration)
+                if queue is not None:
+                    line[1]["queue"] = round(queue, 6)
+            put(line)
 
     return finish
-
-
-class Budget:
-    """So many per minute; what exceeds it is counted and told with the next one that passes."""
-
-    def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._most = float(per_minute)
-        self._left = self._most
-        self._asked = clock()
-        self._suppressed = 0
-
-    def take(self) -> int | None:
-        """How many were suppressed since the last one; None if this one is too."""
-        now = self._clock()
-        self._left = min(self._most, self._left + (now - self._asked) * self._most / 60)
-        self._asked = now
-        if self._left < 1:
-            self._suppressed += 1
-            return None
-        self._left -= 1
-        suppressed, self._suppressed = self._suppressed, 0
-        return suppressed
 
 
 def _line(exchange: Exchange, threshold: float, suppressed: int) -> Line:
@@ -95,11 +82,19 @@ def _line(exchange: Exchange, threshold: float, suppressed: int) -> Line:
         "response_bytes": exchange.response_bytes,
         "inflight": int(exchange.inflight),
         "pid": os.getpid(),
+        "parts": _largest_first(account(exchange)),
     }
     if exchange.profile_id is not None:
         fields["profile_id"] = exchange.profile_id
+    if exchange.notes is not None and (findings := exchange.notes.get("findings")):
+        fields["findings"] = findings
     fields["suppressed"] = suppressed
     return level, fields
+
+
+def _largest_first(parts: Mapping[str, float]) -> dict[str, float]:
+    by_size = sorted(parts.items(), key=lambda part: -part[1])
+    return {part: round(seconds, 6) for part, seconds in by_size}
 
 
 def lines(meters: Meters, *, limit: int = 1000, stream: TextIO | None = None) -> Outbox[Line]:

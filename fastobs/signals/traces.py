@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry import context as otel
 from opentelemetry import propagate, trace
@@ -31,7 +30,7 @@ from fastobs._exchange import Exchange, Finish, Signal
 from fastobs._spans import MAKING, ServerSpan, Way, first_attributes, last_attributes
 from fastobs._version import __version__
 
-__all__ = ["Head", "adopt", "announce", "foreign_spans", "server_spans"]
+__all__ = ["Head", "Spans", "adopt", "foreign_spans", "leave", "server_spans"]
 
 
 class Head:
@@ -53,7 +52,15 @@ class Head:
         self.way = way
 
 
-def server_spans(head: Head) -> Signal:
+class Spans(NamedTuple):
+    """How exchanges get their span, and what they do runs in its context."""
+
+    begin: Signal
+    enter: Callable[[Exchange], Any] | None = None
+    """Make the exchange's context current; answers with what `leave` wants, or None."""
+
+
+def server_spans(head: Head) -> Spans:
     """A span of ours around each exchange, and the context that everything inside belongs to.
 
     An exchange that the sampler is known to drop costs no more than a context in which its children
@@ -78,17 +85,21 @@ def server_spans(head: Head) -> Signal:
             if not provided:
                 if parent:
                     _follow(exchange, parent)
-                announce(exchange)
                 return None
         if not parent and exchange.trace_number & TraceIdRatioBased.TRACE_ID_LIMIT >= head.bound:
-            _enter(exchange, _Silent(exchange))
-            announce(exchange)
             return None
         span = _short_way(exchange, parent, head.way) if head.way else None
         if span is None:
             span = _long_way(exchange, parent or Context())
-        _enter(exchange, span, parent)
+        # What came along with the request (baggage) goes on.
+        exchange.context = {**parent, _SPAN: span} if parent else {_SPAN: span}
         return _finish if span.is_recording() else None
+
+    def enter(exchange: Exchange) -> Any:
+        # A dict where it says Context: the same methods, made in half the time.
+        if (context := exchange.context) is not None:
+            return _attach(context)
+        return _attach({_SPAN: _Silent(exchange)}) if provided else None
 
     def _short_way(exchange: Exchange, parent: Context | None, way: Way) -> Span | None:
         remote = None
@@ -99,7 +110,6 @@ def server_spans(head: Head) -> Signal:
             exchange.joins(remote.trace_id, 0)
         exchange.span = span = ServerSpan(exchange, remote, way, tracer, parent or Context())
         exchange.sampled = True
-        announce(exchange)
         return span
 
     def _long_way(exchange: Exchange, parent: Context) -> Span:
@@ -113,10 +123,10 @@ def server_spans(head: Head) -> Signal:
         adopt(exchange, span)
         return span
 
-    return begin
+    return Spans(begin, enter)
 
 
-def foreign_spans(find: Callable[[Exchange], Span | None]) -> Signal:
+def foreign_spans(find: Callable[[Exchange], Span | None]) -> Spans:
     """Adopt the server span that somebody else makes, and add what we know; make none.
 
     Args:
@@ -135,7 +145,7 @@ def foreign_spans(find: Callable[[Exchange], Span | None]) -> Signal:
         if span is not None and span.is_recording() and exchange.route:
             span.set_attribute("http.route", exchange.route)
 
-    return begin
+    return Spans(begin)
 
 
 def _finish(exchange: Exchange) -> None:
@@ -163,12 +173,6 @@ def adopt(exchange: Exchange, span: Span) -> None:
     if context.is_valid:
         exchange.joins(context.trace_id, context.span_id)
         exchange.sampled = context.trace_flags.sampled
-    announce(exchange)
-
-
-def announce(exchange: Exchange) -> None:
-    """Tell the caller the trace id, whatever becomes of the request."""
-    exchange.headers.append((b"x-trace-id", b"%032x" % exchange.trace_number))
 
 
 def _follow(exchange: Exchange, parent: Context) -> None:
@@ -176,14 +180,6 @@ def _follow(exchange: Exchange, parent: Context) -> None:
     remote = trace.get_current_span(parent).get_span_context()
     if remote.is_valid:
         exchange.joins(remote.trace_id, 0)
-
-
-def _enter(exchange: Exchange, span: Span, outside: Context | None = None) -> None:
-    # A dict where it says Context: the same methods, made in half the time. What came along with
-    # the request (baggage) goes on.
-    token = _attach({**outside, _SPAN: span} if outside else {_SPAN: span})
-    # Given back where it was taken: the last byte may be sent from another task.
-    exchange.leaving.append(partial(_detach, token))
 
 
 def _way_in() -> tuple[Callable[[Any], Any], Callable[[Any], None]]:
@@ -198,7 +194,7 @@ def _way_in() -> tuple[Callable[[Any], Any], Callable[[Any], None]]:
     return otel.attach, otel.detach
 
 
-_attach, _detach = _way_in()
+_attach, leave = _way_in()
 # What set_span_in_context() puts the span under; asked once, since asking costs as much as the rest.
 (_SPAN,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 

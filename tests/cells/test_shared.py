@@ -83,6 +83,17 @@ def test_any_worker_shows_the_sum_of_all(worker: Callable[[], Worker]) -> None:
         )
 
 
+def test_a_row_that_a_sibling_made_while_we_made_one_is_shown(
+    worker: Callable[[], Worker],
+) -> None:
+    """It is read together with the place of ours, and must not be forgotten over that."""
+    one, other = worker(), worker()
+    one.slow("/theirs", 3)
+    other.slow("/ours")
+
+    assert other.shows() == one.shows()
+
+
 def test_gauges_of_a_worker_carry_its_slot(worker: Callable[[], Worker]) -> None:
     """And only workers that measured something have one."""
     one, two, _ = worker(), worker(), worker()

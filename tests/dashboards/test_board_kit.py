@@ -74,6 +74,15 @@ def test_a_single_threshold_colours_once():
     assert [step["color"] for step in kit.worse_below(0.8)] == ["orange", "green"]
 
 
+def test_a_pair_colours_twice_downwards():
+    """Yellow below the target, red below the critical value."""
+    assert kit.worse_below(Pair(0.3, 0.05)) == [
+        {"color": "red", "value": None},
+        {"color": "yellow", "value": 0.05},
+        {"color": "green", "value": 0.3},
+    ]
+
+
 def test_the_base_colour_has_no_value_in_json():
     """null, not the string "null", which Grafana takes for a number and stays green."""
     written = json.dumps(kit.worse_above(0.8))

@@ -6,15 +6,18 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 import httpx
 import pytest
+from asyncpg.connection import Connection  # type: ignore[import-untyped]
 from asyncpg.pool import (  # type: ignore[import-untyped]
     Pool,
     PoolConnectionHolder,
 )
+from asyncpg.prepared_stmt import PreparedStatement  # type: ignore[import-untyped]
 from fastapi import FastAPI
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -22,13 +25,18 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from fastobs import catalogue, watch
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
+from fastobs.config import Pools as PoolSettings
+from fastobs.probes import _pools
 from fastobs.probes import asyncpg as adapter
+from fastobs.probes._pools import Account, Pools
 from tests.probes.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 SLEEP = "SELECT pg_sleep(0.1)"
+NOTHING_ASKED = PoolSettings(server_limits=None)
+"""Statements of ours would be counted, too."""
 
 
 @asynccontextmanager
@@ -179,16 +187,19 @@ async def test_a_pool_that_is_closed_is_not_shown(
 async def test_a_pool_that_is_forgotten_is_not_kept_alive(
     database_url: str, probes: Any, read: Read
 ) -> None:
-    """Nobody closed it, and it is gone."""
+    """Nobody closed it, and it is gone, with what was out."""
     pool = asyncpg.create_pool(database_url, min_size=0, max_size=1)
     watch(pool, name="small")
     assert read(catalogue.POOL_MAX) == {("small",): 1}
     await pool
-    await pool.execute("SELECT 1")
+    connection = await pool.acquire()
+    during = read(catalogue.POOL_OLDEST)
     pool.terminate()
-    del pool
+    del pool, connection
     gc.collect()
 
+    assert during.keys() == {("small", "")}
+    assert read(catalogue.POOL_OLDEST) == {}
     assert read(catalogue.POOL_MAX) == {}
 
 
@@ -244,8 +255,144 @@ async def test_an_engine_over_asyncpg_is_one_pool(
 
     assert read(catalogue.POOL_WAIT) == {("engine",): 1}
     assert read(catalogue.POOL_CREATE) == {("engine",): 1}
-    assert sum(read(catalogue.DB_DURATION).values()) == 1
+    assert read(catalogue.DB_DURATION)["postgresql", "SELECT", ""] == 1
     await engine.dispose()
+
+
+async def test_every_way_to_send_a_statement_is_timed(
+    database_url: str, probes: Any, read: Read, tmp_path: Path
+) -> None:
+    """By the statement's first word; also when it was prepared, and when rows are copied."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("create table t (a int)")
+    await connection.executemany("INSERT INTO t VALUES ($1)", [(1,), (2,)])
+    assert await connection.fetch("SELECT a FROM t") == [(1,), (2,)]
+    assert await connection.fetchval(query="SELECT count(*) FROM t") == 2
+    assert await connection.fetchrow("SELECT a FROM t") == (1,)
+    await connection.fetchmany("DELETE FROM t WHERE a = $1 RETURNING a", [(1,), (2,)])
+    await connection.copy_records_to_table("t", records=[(3,)])
+    for copied in (tmp_path / "table", tmp_path / "query"):
+        await connection.copy_from_table("t", output=copied)
+        await connection.copy_from_query("SELECT a FROM t WHERE a > $1", 0, output=copied)
+        await connection.copy_to_table("t", source=copied)
+    prepared = await connection.prepare("UPDATE t SET a = $1 RETURNING a")
+    await prepared.fetch(1)
+    await prepared.fetchval(1)
+    await prepared.fetchrow(1)
+    await prepared.fetchmany([(1,)])
+    await prepared.executemany([(1,)])
+    await connection.close()
+
+    assert read(catalogue.DB_DURATION) == {
+        ("postgresql", "CREATE", ""): 1,
+        ("postgresql", "INSERT", ""): 1,
+        ("postgresql", "SELECT", ""): 3,
+        ("postgresql", "DELETE", ""): 1,
+        ("postgresql", "COPY", ""): 7,
+        ("postgresql", "UPDATE", ""): 5,
+    }
+
+
+async def test_a_pools_own_statements_are_not_the_apps(
+    database_url: str, probes: Any, read: Read
+) -> None:
+    """It resets each connection that it gets back; what frames a transaction is the app's."""
+    async with pool_of(database_url) as pool:
+        await pool.execute("SELECT 1")
+        async with pool.acquire() as connection:
+            await connection.add_listener("channel", print)
+            await connection.remove_listener("channel", print)
+            async with connection.transaction():
+                await connection.fetchval("SELECT 1")
+
+    assert read(catalogue.DB_DURATION) == {
+        ("postgresql", "SELECT", ""): 2,
+        ("postgresql", "BEGIN", ""): 1,
+        ("postgresql", "COMMIT", ""): 1,
+    }
+
+
+async def test_a_statement_that_fails_is_told_with_its_error(
+    database_url: str, probes: Any, read: Read
+) -> None:
+    """Also one that took too long, and one whose task was cancelled."""
+    connection = await asyncpg.connect(database_url)
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await connection.fetch("SELECT * FROM nothing")
+    with pytest.raises(TimeoutError):
+        await connection.execute(SLEEP, timeout=0.01)
+    sleeping = asyncio.create_task(connection.execute("SELECT pg_sleep(60)"))
+    await asyncio.sleep(0)
+    sleeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sleeping
+    await connection.close()
+
+    assert read(catalogue.DB_DURATION) == {
+        ("postgresql", "SELECT", "asyncpg.exceptions.UndefinedTableError"): 1,
+        ("postgresql", "SELECT", "TimeoutError"): 1,
+        ("postgresql", "SELECT", "asyncio.exceptions.CancelledError"): 1,
+    }
+
+
+async def test_a_statement_is_the_databases_part_of_a_request(
+    database_url: str, observed: Any, meters: Meters, read: Read
+) -> None:
+    """Waiting for a connection is not."""
+    app = FastAPI()
+    observed(app)
+    async with pool_of(database_url) as pool:
+
+        @app.get("/")
+        async def query() -> None:
+            await pool.execute(SLEEP)
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            await http.get("/")
+    parts = {row.values[1]: row.cells[row.at] for row in meters.rows(catalogue.HTTP_PART)}
+
+    took = total(meters, catalogue.DB_DURATION)
+    assert 0.1 < took <= parts["db"] * 1.01
+    assert parts["db"] < total(meters, catalogue.POOL_USE) * 1.01
+    assert read(catalogue.DB_DURATION) == {("postgresql", "SELECT", ""): 1}
+
+
+@pytest.mark.parametrize("first", ["direct", "engine"])
+async def test_what_sqlalchemy_sends_is_counted_once(
+    first: str, database_url: str, attach: Any, read: Read
+) -> None:
+    """By its own adapter, whoever was there first; what the app sends on its connection by itself is
+    counted here."""
+    url = make_url(database_url).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(url, pool_pre_ping=True)
+
+    async def with_engine() -> None:
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT 1"))
+            await connection.execute(text("SELECT :a"), [{"a": "1"}, {"a": "2"}])
+            raw = await connection.get_raw_connection()
+            driver: Any = raw.driver_connection
+            await driver.execute("EXPLAIN SELECT 1")
+
+    async def directly() -> None:
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("SET work_mem = 1024")
+        await connection.close()
+
+    await with_engine()
+    attach(pools=NOTHING_ASKED)
+    ways = [directly, with_engine]
+    for way in ways if first == "direct" else reversed(ways):
+        await way()
+    await engine.dispose()
+
+    assert read(catalogue.DB_DURATION) == {
+        ("postgresql", "SELECT", ""): 2,
+        ("postgresql", "SET", ""): 1,
+        ("postgresql", "EXPLAIN", ""): 1,
+        ("postgresql", "COMMIT", ""): 1,
+    }
 
 
 HOOKED = [
@@ -253,6 +400,8 @@ HOOKED = [
     (Pool, "_get_new_connection"),
     (PoolConnectionHolder, "acquire"),
     (PoolConnectionHolder, "_release"),
+    *((Connection, name) for name in ("execute", "executemany", "fetch", "copy_to_table")),
+    *((PreparedStatement, name) for name in ("fetch", "fetchval", "executemany")),
 ]
 
 
@@ -313,16 +462,31 @@ async def test_what_a_release_hides_is_unknown(
 
 
 @pytest.mark.usefixtures("contained_errors")
-@pytest.mark.parametrize("broken", ["enter", "leave", "Checkout", "ref"])
+@pytest.mark.parametrize(
+    ("owner", "broken"),
+    [
+        (_pools, "enter"),
+        (_pools, "leave"),
+        (_pools, "Checkout"),
+        (_pools, "ref"),
+        (Pools, "_take_back"),
+        (Account, "opened"),
+    ],
+)
 async def test_an_error_of_ours_stays_ours(
-    broken, database_url: str, attach: Any, read: Read, monkeypatch: pytest.MonkeyPatch
+    owner: Any,
+    broken: str,
+    database_url: str,
+    attach: Any,
+    read: Read,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The app gets its connection, and the error is counted."""
 
     def fail(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(adapter, broken, fail)
+    monkeypatch.setattr(owner, broken, fail)
     probes = attach()
     async with pool_of(database_url, min_size=0) as pool:
         watch(pool, name="small")

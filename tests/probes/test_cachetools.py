@@ -7,7 +7,9 @@ import gc
 import pickle
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
+from inspect import signature
 from threading import Lock, Thread
+from types import MethodType
 from typing import Any
 
 import cachetools
@@ -31,6 +33,24 @@ KINDS: dict[str, Callable[[], Any]] = {
     "TTLCache": lambda: TTLCache(2, ttl=60),
     "TLRUCache": lambda: TLRUCache(2, ttu=lambda key, value, now: now + 60),
 }
+
+
+OWN = ("c", "bytes", "endless", "cachetools LRUCache")
+"""What caches are called here, if not after a variable of this module."""
+
+
+@pytest.fixture
+def read(read: Read) -> Read:
+    """Without what other modules of tests cache for themselves: that is in the process, too."""
+
+    def own(metric: catalogue.Metric) -> dict[tuple[str, ...], float]:
+        return {
+            key: value
+            for key, value in read(metric).items()
+            if key[0] in OWN or key[0].startswith(f"{__name__}.")
+        }
+
+    return own
 
 
 def counts(read: Read, name: str = "c") -> tuple[float, float, float]:
@@ -198,6 +218,77 @@ def test_a_function_over_a_plain_mapping_counts_itself(probes: Probes, read: Rea
     assert read(catalogue.CACHE_MAX) == {}
 
 
+TOLD = {"info": True} if "info" in signature(cachetools.cachedmethod).parameters else {}
+"""Of methods only newer releases count themselves."""
+cachedmethod: Any = cachetools.cachedmethod
+
+
+class Shelf:
+    """Its methods are cached in what it is given."""
+
+    def __init__(self, cache: Any) -> None:
+        self.store = cache
+
+    @cachedmethod(lambda shelf: shelf.store)
+    def plain(self, number: int) -> int:
+        return 2 * number
+
+    @cachedmethod(lambda shelf: shelf.store, **TOLD)
+    def counting(self, number: int) -> int:
+        return 2 * number
+
+
+@pytest.mark.parametrize("method", ["plain", "counting"])
+def test_a_cached_method_is_counted(method: str, probes: Probes, read: Read) -> None:
+    """By the cache of its object, whether or not it counts itself; all methods over it are one cache."""
+    shelf = Shelf(LRUCache(2))
+    watch(getattr(shelf, method), name="c")
+    for number in (1, 1, 2, 3):
+        getattr(shelf, method)(number)
+    shelf.plain(3)
+
+    assert counts(read) == (2, 3, 1)
+    assert read(catalogue.CACHE_MAX) == {("c",): 2}
+
+
+def test_an_old_kind_of_cached_method_is_counted(probes: Probes, read: Read) -> None:
+    """It was a function that asked for the cache of its object; a plain mapping told nothing."""
+
+    def get(shelf: Shelf) -> Any:
+        return shelf.store.get(1)
+
+    old: Any = get
+    old.cache, old.cache_key = (lambda shelf: shelf.store), str
+    shelf = Shelf(LRUCache(2))
+    watch(MethodType(old, shelf), name="c")
+    old(shelf)
+
+    assert counts(read) == (0, 1, 0)
+    with pytest.raises(TypeError, match="cannot watch"):
+        watch(MethodType(old, Shelf({})))
+
+
+@pytest.mark.skipif(not TOLD, reason="this release counts no methods")
+def test_a_method_over_a_plain_mapping_counts_itself(
+    module: Any, probes: Probes, read: Read
+) -> None:
+    """If it was told to; it is found after its first use, and goes with its object."""
+    module.a_shelf = Shelf({})
+    for number in (1, 1, 2):
+        module.a_shelf.counting(number)
+    module.a_shelf.plain(1)
+    status = probes.status()
+
+    name = f"{__name__}.a_shelf"
+    requests = read(catalogue.CACHE_REQUESTS)
+    assert (requests[f"{name}.counting", "hit"], requests[f"{name}.counting", "miss"]) == (1, 2)
+    assert f"  {name}.plain: write @cachedmethod(..., info=True), then it counts" in status
+
+    del module.a_shelf
+    gc.collect()
+    assert read(catalogue.CACHE_ENTRIES) == {}
+
+
 def test_status_says_what_to_write(probes: Probes, read: Read) -> None:
     """For what was found and cannot be watched as it is."""
 
@@ -225,7 +316,7 @@ def test_status_says_what_to_write(probes: Probes, read: Read) -> None:
 def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module: Any = sys.modules[__name__]
     yield module
-    for name in ("a_cache", "a_function", "another"):
+    for name in ("a_cache", "a_function", "another", "a_shelf"):
         if hasattr(module, name):
             delattr(module, name)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from limits import parse, storage, strategies
 from limits.aio import storage as aio_storage
 from limits.aio import strategies as aio
@@ -182,6 +182,29 @@ def test_a_middleware_decides_before_the_route_is_known(
     assert read(catalogue.LIMIT_REJECTED)["", "limiter"] == 1
 
 
+def test_routes_that_slowapi_passes_over_are_told(
+    module: Any, observed: Callable[..., Any]
+) -> None:
+    """Its middleware does not see what include_router() adds, and lets it pass without a word."""
+    app, router = FastAPI(), APIRouter(prefix="/v1")
+    app.state.limiter = module.slow
+    app.add_middleware(SlowAPIMiddleware)
+    app.get("/direct")(lambda: 1)
+    router.get("/items/{item}")(lambda item: item)
+    app.include_router(router)
+    handle = observed(app)
+    with TestClient(app) as client:
+        for path in ("/direct", "/v1/items/1", "/v1/items/2"):
+            client.get(path)
+
+    status = handle.status()
+    assert (
+        "routes that no limiter decided on\n  /v1/items/{item}: 2 requests, no decision" in status
+    )
+    assert '@limiter.limit("5/minute")' in status
+    assert "/direct" not in status
+
+
 def test_a_429_without_a_limiter_is_the_apps_or_a_middlewares(
     observed: Callable[..., Any], read: Read
 ) -> None:
@@ -204,6 +227,22 @@ def test_a_429_without_a_limiter_is_the_apps_or_a_middlewares(
         ("/full", "app"): 1,
         ("", "middleware"): 1,
     }
+
+
+def test_a_429_may_say_when_to_come_back(observed: Callable[..., Any], read: Read) -> None:
+    """Those that do not are counted, too; what others are told of is not ours."""
+    app = FastAPI()
+
+    @app.get("/full")
+    def full(*, told: bool = False, status: int = 429) -> PlainTextResponse:
+        return PlainTextResponse("later", status, {"Retry-After": "60"} if told else {})
+
+    observed(app)
+    with TestClient(app) as client:
+        for query in ("", "?told=1", "?told=1", "?told=1&status=503"):
+            client.get(f"/full{query}")
+
+    assert read(catalogue.LIMIT_RETRY_AFTER) == {("/full", "no"): 1, ("/full", "yes"): 2}
 
 
 def test_limits_can_be_switched_off(observed: Callable[..., Any], read: Read) -> None:

@@ -28,7 +28,9 @@ from fastobs._exchange import Exchange
 from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
+from fastobs.probes import _pools
 from fastobs.probes import psycopg_pool as adapter
+from fastobs.probes._pools import Account, Pools
 from tests.driving import scope
 from tests.probes.waiting import until
 
@@ -371,7 +373,7 @@ def test_an_engine_over_psycopg_is_one_pool(database_url: str, probes: Any, read
 
     assert read(catalogue.POOL_WAIT) == {("engine",): 1}
     assert read(catalogue.POOL_CREATE) == {("engine",): 1}
-    assert sum(read(catalogue.DB_DURATION).values()) == 1
+    assert read(catalogue.DB_DURATION)["postgresql", "SELECT", ""] == 1
     engine.dispose()
 
 
@@ -431,15 +433,26 @@ def test_what_a_release_hides_is_unknown(
 
 
 @pytest.mark.usefixtures("contained_errors")
-@pytest.mark.parametrize("broken", ["enter", "leave", "Checkout"])
+@pytest.mark.parametrize(
+    ("owner", "broken"),
+    [
+        (_pools, "enter"),
+        (_pools, "leave"),
+        (_pools, "Checkout"),
+        (Pools, "_take_back"),
+        (Account, "opened"),
+    ],
+)
 @pytest.mark.parametrize("kind", [ConnectionPool, NullConnectionPool])
-def test_an_error_of_ours_stays_ours(kind, broken, database_url, attach, read, monkeypatch) -> None:
+def test_an_error_of_ours_stays_ours(
+    kind, owner, broken, database_url, attach, read, monkeypatch
+) -> None:
     """The app gets its connection or its own error, and nobody is left waiting."""
 
     def fail(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(adapter, broken, fail)
+    monkeypatch.setattr(owner, broken, fail)
     attach()
     with pool_of(database_url, kind) as pool:
         with pool.connection() as connection:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi_limiter.depends import RateLimiter
 from pyrate_limiter import BucketFactory, Duration, InMemoryBucket, Limiter, Rate, RateItem
 from pyrate_limiter.abstracts import BucketAsyncWrapper
 from starlette.testclient import TestClient
@@ -151,6 +152,25 @@ def test_the_route_is_known(limit: Any, observed: Callable[..., Any], read: Read
     app.get("/items/{item}", dependencies=[Depends(limited)])(lambda item: item)
     observed(app)
     with TestClient(app) as client:
+        statuses = [client.get("/items/1").status_code for _ in range(3)]
+
+    assert statuses == [200, 200, 429]
+    assert read(catalogue.LIMIT_DECISIONS) == {
+        ("p", "2 per 60 s", "/items/{item}", "allowed"): 2,
+        ("p", "2 per 60 s", "/items/{item}", "limited"): 1,
+    }
+    assert read(catalogue.LIMIT_REJECTED)["/items/{item}", "limiter"] == 1
+
+
+def test_fastapi_limiter_is_counted_by_what_is_under_it(
+    limit: Any, observed: Callable[..., Any], read: Read
+) -> None:
+    """Its dependency asks a limiter of pyrate-limiter; who calls is no label there, either."""
+    dependency = RateLimiter(limiter=watch(limit(), name="p"))
+    app = FastAPI()
+    app.get("/items/{item}", dependencies=[Depends(dependency)])(lambda item: item)
+    observed(app)
+    with TestClient(app, client=("192.0.2.1", 1)) as client:
         statuses = [client.get("/items/1").status_code for _ in range(3)]
 
     assert statuses == [200, 200, 429]

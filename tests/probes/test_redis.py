@@ -16,8 +16,10 @@ import redis
 from fastapi import FastAPI
 from redis import asyncio as aio
 from redis.asyncio.client import Pipeline as AioPipeline
+from redis.asyncio.cluster import ClusterPipeline as AioClusterPipeline
 from redis.asyncio.connection import AbstractConnection as AioConnection
 from redis.client import Pipeline
+from redis.cluster import ClusterPipeline
 from redis.connection import AbstractConnection
 from starlette.concurrency import run_in_threadpool
 
@@ -27,6 +29,7 @@ from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.probes import redis as adapter
+from fastobs.probes._replies import OBSERVERS
 from tests.driving import scope
 from tests.probes.waiting import until
 
@@ -78,9 +81,9 @@ def told() -> Iterator[list[Any]]:
     def observer(*args: Any) -> None:
         told.append(args)
 
-    adapter.OBSERVERS.append(observer)
+    OBSERVERS.append(observer)
     yield told
-    adapter.OBSERVERS.remove(observer)
+    OBSERVERS.remove(observer)
 
 
 def total(meters: Meters, metric: catalogue.Metric) -> float:
@@ -434,7 +437,7 @@ def test_a_pipeline_is_one_operation(redis_url: str, probes: Any, read: Read, to
 
     assert read(catalogue.DB_DURATION) == {("redis", "PIPELINE", ""): 2}
     assert isinstance(replies[0], redis.ResponseError)
-    assert [(name, key) for name, key, _, _ in told] == [
+    assert [(name, args[1]) for name, args, _, _ in told] == [
         ("SET", "a"),
         ("GET", "a"),
         ("LPUSH", "a"),
@@ -491,7 +494,7 @@ def test_a_watching_pipeline_asks_at_once(redis_url, probes, read) -> None:
 
 
 async def test_observers_are_told_of_every_command(redis_url, probes, read, told) -> None:
-    """Name, first argument, reply or error, and how long it took without the wait."""
+    """Name, command, reply or error, and how long it took without the wait."""
     async with async_client_of(redis_url) as client:
         await client.get("key")
         await client.ping()
@@ -499,9 +502,9 @@ async def test_observers_are_told_of_every_command(redis_url, probes, read, told
             await client.execute_command("NOSUCH", "x")
 
     assert [entry[:3] for entry in told] == [
-        ("GET", "key", None),
-        ("PING", None, True),
-        ("NOSUCH", "x", raised.value),
+        ("GET", ("GET", "key"), None),
+        ("PING", ("PING",), True),
+        ("NOSUCH", ("NOSUCH", "x"), raised.value),
     ]
 
 
@@ -608,13 +611,17 @@ HOOKED = [
     *((pool, name) for pool in (*SYNC, *ASYNC) for name in ("get_connection", "release")),
     (AbstractConnection, "connect"),
     (AioConnection, "connect"),
-    (redis.Redis, "execute_command"),
-    (aio.Redis, "execute_command"),
+    *(
+        (kind, "execute_command")
+        for kind in (redis.Redis, aio.Redis, redis.RedisCluster, aio.RedisCluster)
+    ),
     *(
         (kind, name)
         for kind in (Pipeline, AioPipeline)
         for name in ("execute", "immediate_execute_command")
     ),
+    (ClusterPipeline, "execute"),
+    (AioClusterPipeline, "execute"),
 ]
 
 
@@ -673,12 +680,12 @@ async def test_an_error_of_ours_stays_ours(broken, redis_url, attach, read, monk
 @pytest.mark.usefixtures("contained_errors")
 def test_an_observer_that_fails_fails_alone(redis_url, probes, read, told) -> None:
     """The command has its reply, and is counted."""
-    adapter.OBSERVERS.insert(0, lambda *_: 1 / 0)  # type: ignore[arg-type]
+    OBSERVERS.insert(0, lambda *_: 1 / 0)  # type: ignore[arg-type]
     try:
         with client_of(redis_url) as client:
             assert client.ping()
             assert client.pipeline().ping().execute() == [True]
     finally:
-        del adapter.OBSERVERS[0]
+        del OBSERVERS[0]
 
     assert sum(read(catalogue.DB_DURATION).values()) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,9 +20,12 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from fastobs import catalogue
+from fastobs._outbox import Outbox
+from fastobs._process import Process
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.probes import Probes, runtime
+from tests.driving import call, values
 from tests.probes.waiting import until
 
 Read = Callable[..., dict[tuple[str, ...], float]]
@@ -206,3 +210,56 @@ def test_an_apps_loop_is_seen_through_restarts(observed: Any, read: Read) -> Non
         assert read(catalogue.THREADS) == {}
 
     assert during["max",] == 40
+
+
+def test_a_block_has_a_line_and_counts_for_its_route(
+    observed: Callable[..., Any], shared: Process, meters: Meters
+) -> None:
+    """Seen through everything, from the request to the log."""
+    lines: list[tuple[str, dict[str, Any]]] = []
+    app = FastAPI()
+    shared.lines = Outbox(lines.append, name="lines", limit=10, dropped=lambda: None)
+    handle = observed(app)
+
+    @app.get("/items/{number}")
+    async def blocks(number: int) -> None:
+        await until(lambda: lag(meters).count)
+        time.sleep(0.4)  # noqa: ASYNC251 - what a beginner does
+
+    async def main() -> None:
+        await call(app, "/items/7")
+        await until(lambda: lines)
+
+    asyncio.run(main())
+
+    ((_, fields),) = lines
+    assert fields["route"] == "/items/{number}"
+    assert fields["function"].endswith("<locals>.blocks")
+    assert values(meters, catalogue.LOOP_BLOCKS) == {("/items/{number}",): 1.0}
+    assert values(meters, catalogue.LOOP_BLOCKED)["/items/{number}",] > 0.1
+    assert "event loop blocks: told of when longer than 0.1 s" in handle.status()
+
+
+def test_blocks_can_be_switched_off(attach: Callable[..., Probes]) -> None:
+    """The heart beats all the same."""
+    probes = attach(runtime={"loop_block_after": None})
+
+    asyncio.run(introduced(probes))
+
+    assert "event loop blocks" not in probes.status()
+
+
+def test_a_python_without_the_gil_has_no_blocks_and_says_why(
+    attach: Callable[..., Probes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the status, where one looks for what is missing."""
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    probes = attach()
+
+    asyncio.run(introduced(probes))
+
+    assert "event loop blocks: this Python runs without the GIL" in probes.status()
+
+
+async def introduced(probes: Probes) -> None:
+    probes.on_loop(asyncio.get_running_loop())

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import (
     DisconnectionError,
     InvalidRequestError,
@@ -38,7 +38,11 @@ from fastobs import _exchange, catalogue, watch
 from fastobs._exchange import Exchange
 from fastobs._routes import Routes
 from fastobs.config import load
+from fastobs.probes import sqlalchemy as adapter
 from tests.driving import scope
+
+ROLLBACK = ("sqlite", "ROLLBACK", "")
+"""What every connection ends with that was not committed."""
 
 
 @pytest.fixture
@@ -299,7 +303,7 @@ def test_statements_are_timed_by_kind(engine, probes, read, statement, operation
     with engine.connect() as connection:
         connection.execute(text(statement))
 
-    assert read(catalogue.DB_DURATION) == {("sqlite", operation, ""): 1}
+    assert read(catalogue.DB_DURATION) == {("sqlite", operation, ""): 1, ROLLBACK: 1}
 
 
 def test_a_failed_statement_is_timed_with_its_error(engine, probes, read):
@@ -313,8 +317,56 @@ def test_a_failed_statement_is_timed_with_its_error(engine, probes, read):
     assert read(catalogue.DB_DURATION) == {
         ("sqlite", "SELECT", "sqlalchemy.exc.OperationalError"): 1,
         ("sqlite", "SELECT", "sqlalchemy.exc.ProgrammingError"): 1,
+        ROLLBACK: 1,
     }
     assert exchange.parts["db"] > 0
+
+
+def test_the_end_of_a_transaction_is_timed(engine, probes, read):
+    """By the way it ended; it is the database's time, too."""
+    with request() as exchange, engine.connect() as connection:
+        before = exchange.parts.get("db", 0.0)
+        connection.begin().commit()
+        connection.begin().rollback()
+        during = exchange.parts["db"]
+
+    assert read(catalogue.DB_DURATION) == {("sqlite", "COMMIT", ""): 1, ROLLBACK: 1}
+    assert during > before
+
+
+def test_a_commit_that_fails_is_timed_with_its_error(engine, probes, read, monkeypatch):
+    """It is the app's, and reaches it."""
+
+    def refuse(*_: Any) -> None:
+        message = "disk full"
+        raise sqlite3.OperationalError(message)
+
+    monkeypatch.setattr(engine.dialect, "do_commit", refuse)
+    with engine.connect() as connection, pytest.raises(OperationalError):
+        connection.begin().commit()
+
+    assert read(catalogue.DB_DURATION)["sqlite", "COMMIT", "sqlalchemy.exc.OperationalError"] == 1
+
+
+def test_what_is_broken_has_no_transaction_to_end(engine, probes, read):
+    """An invalidated connection sends no ROLLBACK."""
+    with engine.connect() as connection:
+        connection.begin()
+        connection.invalidate()
+
+    assert read(catalogue.DB_DURATION) == {}
+
+
+def test_a_release_without_those_methods_has_no_ends(engine, attach, read, monkeypatch):
+    """Their names are private; without them the rest goes on."""
+    monkeypatch.setattr(adapter, "vars", lambda owner: {}, raising=False)
+    probes = attach()
+    monkeypatch.undo()
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+
+    assert read(catalogue.DB_DURATION) == {("sqlite", "SELECT", ""): 1}
+    probes.detach()
 
 
 def test_many_kinds_of_beginnings_are_not_remembered(engine, probes, read):
@@ -324,7 +376,7 @@ def test_many_kinds_of_beginnings_are_not_remembered(engine, probes, read):
             connection.execute(text(" " * blanks + "SELECT 1"))
             connection.execute(text("SELECT 1"))
 
-    assert read(catalogue.DB_DURATION) == {("sqlite", "SELECT", ""): 6}
+    assert read(catalogue.DB_DURATION) == {("sqlite", "SELECT", ""): 6, ROLLBACK: 1}
 
 
 def test_a_failing_listener_of_the_apps_own_is_not_a_statement(engine, probes, read):
@@ -355,7 +407,7 @@ async def test_async_engines_are_seen_as_well(tmp_path, probes, read):
     assert read(catalogue.POOL_COUNT) == {("a", "used"): 0, ("a", "idle"): 1}
     assert read(catalogue.POOL_MAX) == {("a",): 15}
     assert read(catalogue.POOL_WAIT) == {("a",): 1}
-    assert read(catalogue.DB_DURATION) == {("sqlite", "SELECT", ""): 1}
+    assert read(catalogue.DB_DURATION) == {("sqlite", "SELECT", ""): 1, ROLLBACK: 1}
     await engine.dispose()
 
 
@@ -524,7 +576,7 @@ def test_a_request_sums_its_queries(url, observed, meters):
         client.get("/items/1")
         client.get("/items/2")
 
-    assert {row.values for row in meters.rows(catalogue.HTTP_PART)} == {
+    assert {row.values for row in meters.rows(catalogue.HTTP_PART)} >= {
         ("/items/{item}", "pool_wait"),
         ("/items/{item}", "db"),
     }
@@ -536,6 +588,8 @@ def _class_dicts() -> list[Any]:
         Pool.__dict__["connect"],
         SingletonThreadPool.__dict__["connect"],
         Engine.__dict__["raw_connection"],
+        Connection.__dict__["_commit_impl"],
+        Connection.__dict__["_rollback_impl"],
     ]
 
 
@@ -583,9 +637,12 @@ BREAKABLE = [
     "Checkout.route",
     "SQLAlchemy._account",
     "Statements._done",
+    "Statements._row",
+    "call_site",
     "enter",
     "leave",
     "perf_counter",
+    "sent",
 ]
 
 

@@ -147,7 +147,9 @@ def test_the_metrics_tell_what_became_of_them(shop: Server):
         [line] = [
             line
             for line in metrics.splitlines()
-            if line.startswith("fastobs_profiles_total{") and f'outcome="{outcome}"' in line
+            if line.startswith("fastobs_profiles_total{")
+            and f'outcome="{outcome}"' in line
+            and 'trigger="header"' in line
         ]
         assert float(line.rpartition(" ")[2]) >= 1
     assert 'fastobs_instrumentation_errors_total{component="profiles"} 0.0' in metrics

@@ -61,6 +61,7 @@ def test_a_slow_request_has_one_line_that_says_what_it_was(meters: Meters) -> No
         "request_bytes": 3,
         "response_bytes": 5,
         "inflight": 2,
+        "parts": {"unaccounted": 1.25},
         "profile_id": "ab",
         "suppressed": 0,
     }
@@ -169,3 +170,14 @@ def test_lines_are_dropped_and_counted_when_nobody_reads_them(meters: Meters) ->
     outbox.put(("warning", {"event": "slow_request"}))
 
     assert values(meters, catalogue.SELF_DROPPED) == {("logs", "queue_full"): 1.0}
+
+
+def test_what_was_found_in_the_request_is_told(meters: Meters) -> None:
+    """If anything was: the next step is in the line."""
+    findings = [{"kind": "repeated_query", "relation": "Order.items", "count": 42}]
+
+    ((_, found),) = told(closed(2.0, notes={"findings": findings}), meters)
+    ((_, nothing),) = told(closed(2.0, notes={}), meters)
+
+    assert found["findings"] == findings
+    assert "findings" not in nothing

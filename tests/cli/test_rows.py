@@ -1,17 +1,17 @@
-"""The demo's report says what the samples and the log say."""
+"""Rows and their tables say what the samples say."""
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 
 import pytest
 from rich.console import Console
 
-from examples.report import render, rows
-from examples.report.exposition import parse
 from fastobs import catalogue
 from fastobs.catalogue import ERROR, POOL, POOL_STATE, ROUTE, STATUS, Metric
+from fastobs.cli import render, rows
+from fastobs.cli.exposition import parse
 
 
 def counter(metric: Metric, value: float, **labels: object) -> str:
@@ -19,7 +19,7 @@ def counter(metric: Metric, value: float, **labels: object) -> str:
     return f"{metric.name}{{{inside}}} {value}\n"
 
 
-def histogram(metric: Metric, counts: dict[str, float], **labels: object) -> str:
+def histogram(metric: Metric, counts: Mapping[str, float], **labels: object) -> str:
     inside = "".join(f'{name}="{label}",' for name, label in labels.items())
     name = metric.name
     lines = [f'{name}_bucket{{{inside}le="{le}"}} {count}' for le, count in counts.items()]
@@ -27,7 +27,7 @@ def histogram(metric: Metric, counts: dict[str, float], **labels: object) -> str
     return "\n".join([*lines, ""])
 
 
-def requests(route: str, counts: dict[str, float], status: int = 200) -> str:
+def requests(route: str, counts: Mapping[str, float], status: int = 200) -> str:
     return histogram(catalogue.HTTP_DURATION, counts, **{ROUTE: route, STATUS: status})
 
 
@@ -204,38 +204,6 @@ def test_findings_are_repeated_queries_and_unhandled_exceptions():
     ]
 
 
-def line(**fields: object) -> str:
-    return json.dumps({"event": "slow_request", "route": "/a", **fields}) + "\n"
-
-
-def test_slow_lines_are_picked_from_between_other_lines():
-    """Tracebacks, other events and half a line are not slow requests."""
-    log = [
-        "INFO:     Started server process [1]\n",
-        line(duration=0.4),
-        '{"event": "other", "duration": 9}\n',
-        '{"event": "slow_request", "durat',
-        "KeyError: 'kettle'\n",
-        line(duration=1.5),
-    ]
-
-    assert [found["duration"] for found in rows.slow_lines(log)] == [1.5, 0.4]
-
-
-def test_the_slowest_line_of_each_route_stands_for_it():
-    """Many lines of one route do not hide the others."""
-    lines = rows.slow_lines(
-        [line(duration=3.0), line(duration=2.0), line(duration=1.0, route="/b")]
-    )
-
-    found = rows.slowest_by_route(lines)
-
-    assert [(slowest["route"], slowest["duration"], count) for slowest, count in found] == [
-        ("/a", 3.0, 2),
-        ("/b", 1.0, 1),
-    ]
-
-
 def test_a_table_without_rows_is_one_sentence():
     """An empty table would look as if something were broken."""
     assert shown(render.blocks([])).strip() == "Event loop blocked by: nothing to tell."
@@ -250,11 +218,3 @@ def test_tables_show_times_in_milliseconds_and_unknown_as_a_dash():
     assert "nan" not in out
     assert render.seconds(0.0042) == "4.2 ms"
     assert render.seconds(1.25) == "1,250 ms"
-
-
-def test_the_reason_is_the_two_largest_parts_of_the_line():
-    """Parts come as flat fields; what took no time worth telling is left out."""
-    told = {"duration": 0.5, "db": 0.05, "pool_wait": 0.4, "cpu": 0.02, "http": 0.0, "pid": 7}
-
-    assert render.why(told) == "pool_wait 400 ms, db 50 ms"
-    assert render.why({"duration": 0.5, "cpu": 0.0001}) == ""

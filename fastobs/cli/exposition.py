@@ -74,6 +74,24 @@ def increase(before: Workers, after: Workers) -> Samples:
     return {name: dict(values) for name, values in gained.items()}
 
 
+def fallen(before: Samples, after: Samples) -> list[str]:
+    """The names of counters and histograms of the whole service that fell or vanished.
+
+    What they gained is not known then: the service started anew, or another worker answered, which
+    does not know of the first.
+    """
+    return sorted(
+        {
+            name
+            for metric in catalogue.CATALOGUE.values()
+            if metric.kind != "gauge" and not metric.per_worker
+            for name in _sample_names(metric)
+            for labels, value in before.get(name, {}).items()
+            if after.get(name, {}).get(labels, 0.0) < value
+        }
+    )
+
+
 def select(samples: Samples, name: str, **where: str) -> dict[Labels, float]:
     """The samples with this name and these labels."""
     wanted = where.items()
@@ -130,6 +148,12 @@ def histograms(
     for labels, value in select(samples, f"{metric.name}_bucket", **where).items():
         buckets[_key(labels, by)][float(dict(labels)["le"])] += value
     return {key: Histogram(counts) for key, counts in buckets.items()}
+
+
+def _sample_names(metric: Metric) -> tuple[str, ...]:
+    if metric.kind == "histogram":
+        return (f"{metric.name}_bucket", f"{metric.name}_count", f"{metric.name}_sum")
+    return (metric.name,)
 
 
 def _key(labels: Labels, by: Iterable[str]) -> tuple[str, ...]:

@@ -1,18 +1,15 @@
-"""The report as rich tables."""
+"""Rows as rich tables, and numbers as a person reads them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastobs.catalogue import PART
-
-from .rows import Blocks, Cache, Finding, Limit, Pool, Route, slowest_by_route
+from .rows import Blocks, Cache, Finding, Level, Limit, Pool, Route
 
 NOTHING = "-"
 
@@ -41,10 +38,10 @@ def percent(value: float) -> str:
 
 
 def routes(rows: Sequence[Route]) -> Table:
-    table = _table("Routes, slowest first", "route", "req/s", "P50", "P95", "P99", "5xx", "429")
+    table = blank("Routes, slowest first", "route", "req/s", "P50", "P95", "P99", "5xx", "429")
     for row in rows:
         table.add_row(
-            row.route,
+            Text(row.route),
             f"{row.rate:.1f}",
             seconds(row.p50),
             _slow(row.p95),
@@ -56,21 +53,21 @@ def routes(rows: Sequence[Route]) -> Table:
 
 
 def parts(rows: Sequence[Route], *, most: int = 8) -> Table:
-    table = _table("Where the time of the slowest routes went", "route", "mostly", "share")
+    table = blank("Where the time of the slowest routes went", "route", "mostly", "share")
     table.columns[1].justify = "left"
     for row in rows[:most]:
         if row.mostly:
-            table.add_row(row.route, row.mostly, percent(row.share))
+            table.add_row(Text(row.route), Text(row.mostly), percent(row.share))
     return table
 
 
 def pools(rows: Sequence[Pool]) -> Table:
-    table = _table("Connection pools", "pool", "fullest seen", "asked", "wait P95", "timeouts")
+    table = blank("Connection pools", "pool", "fullest seen", "asked", "wait P95", "timeouts")
     for row in rows:
         full = f"{row.used:.0f}/{row.most:.0f}" if not math.isnan(row.most) else NOTHING
         at_limit = row.used >= row.most
         table.add_row(
-            row.pool,
+            Text(row.pool),
             Text(full, style="bold red" if at_limit else ""),
             count(row.waits),
             _slow(row.wait_p95, at=0.05),
@@ -79,11 +76,24 @@ def pools(rows: Sequence[Pool]) -> Table:
     return table
 
 
+def levels(rows: Sequence[Level]) -> Table:
+    table = blank("Connection pools", "pool", "used/max", "waiting", "timeouts")
+    for row in rows:
+        full = f"{row.used:.0f}/{NOTHING if math.isnan(row.most) else f'{row.most:.0f}'}"
+        table.add_row(
+            Text(row.pool),
+            Text(full, style="bold red" if row.used >= row.most else ""),
+            NOTHING if math.isnan(row.waiting) else bad(row.waiting),
+            bad(row.timeouts),
+        )
+    return table
+
+
 def caches(rows: Sequence[Cache]) -> Table:
-    table = _table("Caches", "cache", "hit rate", "hits", "misses", "evicted", "load P95")
+    table = blank("Caches", "cache", "hit rate", "hits", "misses", "evicted", "load P95")
     for row in rows:
         table.add_row(
-            row.cache,
+            Text(row.cache),
             Text(percent(row.hit_rate), style="bold red" if row.hit_rate < 0.2 else ""),
             count(row.hits),
             count(row.misses),
@@ -94,49 +104,28 @@ def caches(rows: Sequence[Cache]) -> Table:
 
 
 def blocks(rows: Sequence[Blocks]) -> Table:
-    table = _table("Event loop blocked by", "route", "times", "seconds in all")
+    table = blank("Event loop blocked by", "route", "times", "seconds in all")
     for row in rows:
-        table.add_row(row.route, bad(row.blocks), f"{row.seconds:.1f}")
+        table.add_row(Text(row.route), bad(row.blocks), f"{row.seconds:.1f}")
     return table
 
 
 def limits(rows: Sequence[Limit]) -> Table:
-    table = _table("Rate limits", "limiter", "limit", "route", "allowed", "limited")
+    table = blank("Rate limits", "limiter", "limit", "route", "allowed", "limited")
     for column in table.columns[1:3]:
         column.justify = "left"
     for row in rows:
-        table.add_row(row.limiter, row.limit, row.route, count(row.allowed), count(row.limited))
+        names = (Text(row.limiter), Text(row.limit), Text(row.route))
+        table.add_row(*names, count(row.allowed), count(row.limited))
     return table
 
 
 def findings(rows: Sequence[Finding]) -> Table:
-    table = _table("Found without being asked", "what", "route", "requests")
+    table = blank("Found without being asked", "what", "route", "requests")
     table.columns[1].justify = "left"
     for row in rows:
-        table.add_row(row.what, row.route, bad(row.count))
+        table.add_row(Text(row.what), Text(row.route), bad(row.count))
     return table
-
-
-def slow(lines: Iterable[Mapping[str, Any]], *, most: int = 6) -> Table:
-    table = _table("Slowest request of each route, from the log", "route, trace id", "took", "why")
-    table.columns[2].justify = "left"
-    for line, _ in slowest_by_route(lines)[:most]:
-        table.add_row(
-            Text.assemble(
-                str(line.get("route") or line.get("path", "")),
-                (f"\n{line.get('trace_id', '')}", "dim"),
-            ),
-            seconds(float(line["duration"])),
-            why(line),
-        )
-    return table
-
-
-def why(line: Mapping[str, Any], *, most: int = 2) -> str:
-    """The largest parts that the line names, ``db 210 ms, pool_wait 40 ms``."""
-    parts = {part: line[part] for part in PART if isinstance(line.get(part), int | float)}
-    largest = sorted(parts.items(), key=lambda item: -item[1])[:most]
-    return ", ".join(f"{part} {seconds(value)}" for part, value in largest if value >= 0.001)
 
 
 def show(console: Console, table: Table, *, otherwise: str) -> None:
@@ -153,7 +142,8 @@ def _slow(value: float, *, at: float = 0.2) -> Text:
     return Text(seconds(value), style="bold yellow" if late else "")
 
 
-def _table(title: str, first: str, *numbers: str) -> Table:
+def blank(title: str, first: str, *numbers: str) -> Table:
+    """A table without rows; all columns but the first are numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column(first, overflow="fold", style="cyan")
     for name in numbers:

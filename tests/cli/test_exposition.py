@@ -7,7 +7,9 @@ from itertools import cycle
 
 import pytest
 
-from examples.report.exposition import (
+from fastobs import catalogue
+from fastobs.catalogue import HTTP_DURATION, HTTP_SLOW, ROUTE, STATUS, WORKERS
+from fastobs.cli.exposition import (
     ALL,
     Histogram,
     gather,
@@ -18,8 +20,6 @@ from examples.report.exposition import (
     select,
     total,
 )
-from fastobs import catalogue
-from fastobs.catalogue import HTTP_DURATION, HTTP_SLOW, ROUTE, STATUS, WORKERS
 
 SLOW = HTTP_SLOW.name
 

@@ -1,13 +1,11 @@
-"""The report's rows, worked out from samples and log lines. Pure functions."""
+"""What two scrapes say of routes, pools, caches, limits and the event loop. Pure functions."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fastobs import catalogue
 from fastobs.catalogue import POOL, POOL_STATE, ROUTE, STATUS
@@ -44,6 +42,17 @@ class Pool:
     most: float
     waits: float
     wait_p95: float
+    timeouts: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """How full a pool is now, over all workers; ``most`` is NaN where there is no limit."""
+
+    pool: str
+    used: float
+    most: float
+    waiting: float
     timeouts: float
 
 
@@ -163,6 +172,30 @@ def pools(gained: Samples, peaks: Peaks) -> list[Pool]:
     )
 
 
+def levels(now: Samples, gained: Samples) -> list[Level]:
+    """Every pool that is there, the fullest first.
+
+    Args:
+        now: The latest scrape.
+        gained: What it gained over the one before.
+    """
+    used = total(now, catalogue.POOL_COUNT.name, POOL, **{POOL_STATE: "used"})
+    most = total(now, catalogue.POOL_MAX.name, POOL)
+    waiting = total(now, catalogue.POOL_PENDING.name, POOL)
+    timeouts = total(gained, catalogue.POOL_TIMEOUTS.name, POOL)
+    rows = [
+        Level(
+            pool=key[0],
+            used=used.get(key, 0.0),
+            most=most.get(key, math.nan),
+            waiting=waiting.get(key, math.nan),
+            timeouts=timeouts.get(key, 0.0),
+        )
+        for key in used.keys() | most.keys()
+    ]
+    return sorted(rows, key=lambda row: (-row.used / row.most if row.most else 0.0, row.pool))
+
+
 def caches(gained: Samples) -> list[Cache]:
     """Every cache that was asked, the lowest hit rate first."""
     requests = total(gained, catalogue.CACHE_REQUESTS.name, "cache", "result")
@@ -230,29 +263,6 @@ def findings(gained: Samples) -> list[Finding]:
         for (route, error), count in unhandled.items()
     ]
     return sorted((f for f in found if f.count), key=lambda f: (-f.count, f.what, f.route))
-
-
-def slow_lines(log: Iterable[str]) -> list[dict[str, Any]]:
-    """The ``slow_request`` lines of a log in which other things may stand, the slowest first."""
-    lines = []
-    for text in log:
-        if not text.startswith("{"):
-            continue
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if line.get("event") == "slow_request" and "duration" in line:
-            lines.append(line)
-    return sorted(lines, key=lambda line: -float(line["duration"]))
-
-
-def slowest_by_route(lines: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int]]:
-    """The slowest line of each route, with how many there were."""
-    by_route: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for line in lines:
-        by_route[str(line.get("route") or NO_ROUTE)].append(line)
-    return [(mine[0], len(mine)) for mine in by_route.values()]
 
 
 def _largest(parts: Mapping[str, float], *, of: float) -> tuple[str, float]:

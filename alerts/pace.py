@@ -1,0 +1,47 @@
+"""The same rules in a hurry: every span of time divided by one number, for drills and tests."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from .kit import Alert, Group, Record
+
+__all__ = ["Pace"]
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+SPAN = re.compile(r"(?P<before>\[|\boffset )(?P<number>\d+)(?P<unit>[smhd])(?=\]|\b)")
+"""A window or an offset in an expression; names of records that contain one are left alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How much faster time passes.
+
+    Thresholds stay as they are, those that are seconds included: a slow request is as slow as ever.
+
+    Attributes:
+        faster: What windows, offsets, ``for`` and ``keep_firing_for`` are divided by.
+        least: Seconds that remain at least; a window needs several scrapes.
+    """
+
+    faster: float
+    least: int = 5
+
+    def groups(self, groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        """The rules as they are at this pace."""
+        return tuple(replace(group, rules=tuple(map(self._rule, group.rules))) for group in groups)
+
+    def span(self, text: str) -> str:
+        """``30m`` at this pace; nothing stays nothing."""
+        if not text:
+            return text
+        return f"{max(self.least, round(int(text[:-1]) * SECONDS[text[-1]] / self.faster))}s"
+
+    def _rule(self, rule: Record | Alert) -> Record | Alert:
+        expr = SPAN.sub(
+            lambda found: found["before"] + self.span(found["number"] + found["unit"]), rule.expr
+        )
+        if isinstance(rule, Record):
+            return replace(rule, expr=expr)
+        return replace(rule, expr=expr, lasts=self.span(rule.lasts), keep=self.span(rule.keep))

@@ -1,0 +1,573 @@
+"""`python -m benchmarks.events`: what one event costs, by probe, outside and inside a request.
+
+Every group of events has fresh processes of its own, in which the library's adapter is attached and
+detached again and again. The same calls are timed in both states, and the differences of neighbours
+are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from importlib.metadata import version
+from itertools import repeat
+from math import floor
+from pathlib import Path
+from statistics import median
+from time import process_time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+
+import fastobs
+from fastobs import catalogue
+from fastobs._process import process
+from fastobs.catalogue import Metric
+from fastobs.cells import Meters
+from fastobs.cells.meters import Histogram
+from fastobs.config import load
+from tests.parts.programs import MissingPart
+
+from . import driver, fresh, shop
+
+__all__ = ["GROUPS", "time_events"]
+
+OUTSIDE, INSIDE, SQL = 0.3, 3.0, 12.0
+"""Microseconds that an event may cost."""
+
+PER_REQUEST = 10
+"""Events of one request; what its end costs for them is shared by so many."""
+
+PACKAGES = (
+    "fastobs",
+    "starlette",
+    "cachetools",
+    "aiocache",
+    "limits",
+    "sqlalchemy",
+    "redis",
+    "httpx",
+)
+
+SECTIONS: dict[str, Any] = {"traces": None, "profiles": None, "slow": None, "runtime": None}
+"""What does not look at events of libraries."""
+
+METHOD = (
+    "Microseconds of CPU. The same calls are timed with the library as the probes hook it and as it "
+    "is without them, in turn in one process; given are the medians of the paired differences, and "
+    "between what they are with 95 % certainty. The garbage collector is off. What is not hooked but written into the app by hand is compared with the "
+    f"code without it. Inside, a request has {PER_REQUEST} events, and what its end costs for them "
+    "is in. Checkout and checkin are two events, and have two budgets."
+)
+
+console = Console(stderr=True, highlight=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+Drive = Callable[[int], Awaitable[None]]
+"""Makes the event happen so many times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that a probe sees.
+
+    Attributes:
+        title: For the table.
+        drive: Makes it happen.
+        metric: Grows by it, in a request at the latest.
+        plain: What the app would do without us; by default the same, with the probes detached.
+        sql: Whether it has the budget of a statement.
+        count: Events that it consists of, each with a budget of its own.
+    """
+
+    title: str
+    drive: Drive
+    metric: Metric
+    plain: Drive | None = None
+    sql: bool = False
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What an event costs; microseconds of CPU.
+
+    Attributes:
+        plain: Of the call without us, outside a request.
+        outside: More with us, one number for each round.
+        inside: The same within a request, a share of the request's end included.
+        budgets: What it may cost outside and inside.
+    """
+
+    title: str
+    plain: float
+    outside: list[float]
+    inside: list[float]
+    budgets: tuple[float, float]
+
+
+def calling(call: Callable[[], object]) -> Drive:
+    """Drives a function."""
+
+    async def drive(times: int) -> None:
+        for _ in repeat(None, times):
+            call()
+
+    return drive
+
+
+def awaiting(call: Callable[[], Awaitable[object]]) -> Drive:
+    """Drives a coroutine function."""
+
+    async def drive(times: int) -> None:
+        for _ in repeat(None, times):
+            await call()
+
+    return drive
+
+
+async def nothing(times: int) -> None:
+    """Drives nothing: the loop of the others."""
+    for _ in repeat(None, times):
+        pass
+
+
+@asynccontextmanager
+async def functools() -> AsyncIterator[list[Event]]:
+    cached = lru_cache(lambda: 1)
+    fastobs.watch(cached, name="bench")
+    yield [
+        Event(
+            title="functools: a hit of `lru_cache`",
+            drive=calling(cached),
+            metric=catalogue.CACHE_REQUESTS,
+        )
+    ]
+
+
+@asynccontextmanager
+async def cachetools() -> AsyncIterator[list[Event]]:
+    from cachetools import LRUCache, TTLCache, cached
+
+    cache: LRUCache[Any, int] = LRUCache(100)
+    expiring: TTLCache[Any, int] = TTLCache(100, ttl=3600)
+    for one in (cache, expiring):
+        fastobs.watch(one, name=type(one).__name__)
+    yield [
+        Event(
+            title=f"cachetools: a hit of `@cached({type(one).__name__})`",
+            drive=calling(cached(one)(lambda: 1)),
+            metric=catalogue.CACHE_REQUESTS,
+        )
+        for one in (cache, expiring)
+    ]
+
+
+@asynccontextmanager
+async def aiocache() -> AsyncIterator[list[Event]]:
+    from aiocache import SimpleMemoryCache
+
+    cache = SimpleMemoryCache()
+    await cache.set("key", 1)
+    yield [
+        Event(
+            title="aiocache: a hit in memory",
+            drive=awaiting(lambda: cache.get("key")),
+            metric=catalogue.CACHE_REQUESTS,
+        )
+    ]
+
+
+@asynccontextmanager
+async def limits() -> AsyncIterator[list[Event]]:
+    from limits import parse
+    from limits.storage import MemoryStorage
+    from limits.strategies import FixedWindowRateLimiter
+
+    limiter = FixedWindowRateLimiter(MemoryStorage())
+    limit = parse("1000000000/day")
+    yield [
+        Event(
+            title="limits: a decision, memory storage",
+            drive=calling(lambda: limiter.hit(limit, "somebody")),
+            metric=catalogue.LIMIT_DECISIONS,
+        )
+    ]
+
+
+@asynccontextmanager
+async def hand() -> AsyncIterator[list[Event]]:
+    cache, limiter = fastobs.cache("bench"), fastobs.limiter("bench")
+    store = {"key": 1}
+    part = fastobs.section("bench")
+
+    async def measured(times: int) -> None:
+        for _ in repeat(None, times):
+            with part:
+                pass
+
+    yield [
+        Event(
+            title="`fastobs.cache()`: a look-up",
+            drive=calling(lambda: cache(store.get("key"))),
+            plain=calling(lambda: store.get("key")),
+            metric=catalogue.CACHE_REQUESTS,
+        ),
+        Event(
+            title="`fastobs.limiter()`: a decision",
+            drive=calling(lambda: limiter.decision(True, limit="5 per minute")),
+            plain=calling(lambda: True),
+            metric=catalogue.LIMIT_DECISIONS,
+        ),
+        Event(
+            title="`fastobs.section()`: begin and end",
+            drive=measured,
+            plain=nothing,
+            metric=catalogue.HTTP_PART,
+        ),
+    ]
+
+
+@asynccontextmanager
+async def cells() -> AsyncIterator[list[Event]]:
+    meters = process().meters
+    counter = meters.counter(catalogue.CACHE_REQUESTS, "bench", "hit")
+    histogram = meters.histogram(catalogue.CACHE_LOAD, "bench")
+    yield [
+        Event(
+            title="a counter's row: `add()`",
+            drive=calling(counter.add),
+            plain=nothing,
+            metric=catalogue.CACHE_REQUESTS,
+        ),
+        Event(
+            title="a histogram's row: `observe()`",
+            drive=calling(partial(histogram.observe, 0.02)),
+            plain=nothing,
+            metric=catalogue.CACHE_LOAD,
+        ),
+    ]
+
+
+@asynccontextmanager
+async def sqlalchemy() -> AsyncIterator[list[Event]]:
+    from sqlalchemy import QueuePool, create_engine, text
+
+    engine = create_engine("sqlite://", poolclass=QueuePool)
+    statement = text("SELECT 1")
+
+    async def execute(times: int) -> None:
+        with engine.connect() as connection:
+            for _ in repeat(None, times):
+                connection.execute(statement)
+
+    yield [
+        Event(
+            title="SQLAlchemy: checkout and checkin (two events)",
+            drive=calling(lambda: engine.raw_connection().close()),
+            metric=catalogue.POOL_USE,
+            count=2,
+        ),
+        Event(
+            title="SQLAlchemy: a statement, SQLite in memory",
+            drive=execute,
+            metric=catalogue.DB_DURATION,
+            sql=True,
+        ),
+    ]
+    engine.dispose()
+
+
+@asynccontextmanager
+async def redis() -> AsyncIterator[list[Event]]:
+    from redis import Redis
+
+    from tests.parts import stores
+
+    with stores.redis() as server, Redis.from_url(server.url) as client:
+        client.set("key", "value")
+        yield [
+            Event(
+                title="redis: a GET",
+                drive=calling(lambda: client.get("key")),
+                metric=catalogue.DB_DURATION,
+            )
+        ]
+
+
+@asynccontextmanager
+async def httpx() -> AsyncIterator[list[Event]]:
+    from httpx import Client
+
+    with _served() as url, Client(timeout=30) as client:
+        yield [
+            Event(
+                title="httpx: a request to a local server",
+                drive=calling(lambda: client.get(url)),
+                metric=catalogue.CLIENT_QUEUE,
+            )
+        ]
+
+
+@contextmanager
+def _served() -> Iterator[str]:
+    """The shop, in a process of its own: its CPU time is not ours."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [sys.executable, "-m", "benchmarks.load", "bare", str(listener.fileno())]
+        server = subprocess.Popen(command, cwd=fresh.HERE, pass_fds=[listener.fileno()])
+        try:
+            # The socket listens already: the first request waits until the server is ready.
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}{shop.PATH}"
+        finally:
+            server.terminate()
+            server.wait(timeout=10)
+
+
+Group = Callable[[], AbstractAsyncContextManager[list[Event]]]
+
+GROUPS: dict[str, Group] = {
+    group.__name__: group
+    for group in (
+        functools,
+        cachetools,
+        aiocache,
+        limits,
+        hand,
+        cells,
+        sqlalchemy,
+        redis,
+        httpx,
+    )
+}
+"""What is measured in processes of its own."""
+
+
+class Bench:
+    """An observed app whose one endpoint does what is to be measured, and the probes' switch."""
+
+    def __init__(self) -> None:
+        self.drive: Drive = nothing
+        self._app = Starlette(routes=[Route(shop.PATH, self._endpoint)])
+        self._handle = fastobs.instrument(self._app, **SECTIONS)
+        self._probes = process().probes
+
+    def switch(self, *, on: bool) -> None:
+        """Have the probes see events, or leave the libraries as they are without us."""
+        self._probes.detach()
+        if on:
+            self._probes.attach(load(None, SECTIONS))
+
+    async def outside(self, drive: Drive, requests: int) -> float:
+        """Microseconds of CPU per event, of as many as these requests would have."""
+        return await _took(drive, requests * PER_REQUEST) / (requests * PER_REQUEST)
+
+    async def inside(self, drive: Drive, requests: int) -> float:
+        """The same with the requests."""
+        self.drive = drive
+        serve = partial(driver.drive, self._app, shop.PATH)
+        return await _took(serve, requests) / (requests * PER_REQUEST)
+
+    def close(self) -> None:
+        """Nothing is observed any more."""
+        self._probes.detach()
+        self._handle.uninstrument()
+
+    async def _endpoint(self, _: object) -> Response:
+        await self.drive(PER_REQUEST)
+        return Response()
+
+
+async def _took(drive: Drive, times: int) -> float:
+    """Microseconds of CPU."""
+    # As timeit does: when the collector runs is chance.
+    gc.collect()
+    gc.disable()
+    try:
+        started = process_time()
+        await drive(times)
+        return (process_time() - started) * 1e6
+    finally:
+        gc.enable()
+
+
+def time_events(group: str, *, rounds: int, milliseconds: float) -> list[dict[str, object]] | None:
+    """Measure the events of a group in this process; None if a part of it is not installed."""
+    try:
+        return [asdict(cost) for cost in asyncio.run(_time(GROUPS[group], rounds, milliseconds))]
+    except MissingPart as missing:
+        console.print(str(missing))
+        return None
+
+
+async def _time(group: Group, rounds: int, milliseconds: float) -> list[Cost]:
+    async with group() as events:
+        bench = Bench()
+        # What is there already needs no collecting.
+        gc.freeze()
+        try:
+            return [await _cost(bench, event, rounds, milliseconds) for event in events]
+        finally:
+            bench.close()
+
+
+async def _cost(bench: Bench, event: Event, rounds: int, milliseconds: float) -> Cost:
+    plain, outside, inside = [], [], []
+    bench.switch(on=True)
+    before = _recorded(process().meters, event.metric)
+    # What is made with the first event is made now, and the second time is the usual one.
+    await bench.inside(event.drive, 1)
+    micros = await bench.inside(event.drive, 1) * PER_REQUEST
+    if _recorded(process().meters, event.metric) <= before:
+        msg = f"{event.title}: nothing was recorded in {event.metric.name}."
+        raise RuntimeError(msg)
+    requests = max(1, int(milliseconds * 1e3 / micros))
+    for _ in range(rounds):
+        took: dict[bool, tuple[float, float]] = {}
+        # Neither always comes after the other.
+        for on in random.sample((True, False), 2):
+            bench.switch(on=on)
+            drive = event.drive if on else event.plain or event.drive
+            # The interpreter adapts to what was hooked or given back.
+            await bench.inside(drive, requests // 4 + 1)
+            await bench.outside(drive, requests // 4 + 1)
+            took[on] = await bench.outside(drive, requests), await bench.inside(drive, requests)
+        plain.append(took[False][0])
+        outside.append(took[True][0] - took[False][0])
+        inside.append(took[True][1] - took[False][1])
+    return Cost(
+        title=event.title,
+        plain=median(plain),
+        outside=outside,
+        inside=inside,
+        budgets=(SQL, SQL) if event.sql else (OUTSIDE * event.count, INSIDE * event.count),
+    )
+
+
+def _recorded(meters: Meters, metric: Metric) -> float:
+    meters.refresh()
+    return sum(
+        row.count if isinstance(row, Histogram) else row.cells[row.at]
+        for row in meters.rows(metric)
+    )
+
+
+def page(costs: list[Cost], *, command: str, processes: int, missing: list[str]) -> str:
+    """All of it, in Markdown."""
+    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    over = [line for cost in costs for line in _over(cost)]
+    lines = [
+        "<!-- Made by `python -m benchmarks.events`; do not edit. -->",
+        "# What one event costs",
+        "",
+        f"Python {sys.version.split()[0]}; {versions}; fresh processes per library: {processes}.",
+        "",
+        f"    {command}",
+        "",
+        (
+            f"{os.cpu_count()} cores with a load of {os.getloadavg()[1]:.1f} over the last minutes: neighbours "
+            "on the cores and in their caches make what is here longer, also in CPU time."
+        ),
+        "",
+        METHOD,
+        "",
+        "| event | without us | outside, more | 95 % | budget | inside, more | 95 % | budget |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        *(_row(cost) for cost in costs),
+        "",
+        "## Over budget",
+        "",
+        *(over or ["Nothing."]),
+    ]
+    if missing:
+        lines += ["", "## Not measured", "", *missing]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cost: Cost) -> str:
+    cells = [cost.title, f"{cost.plain:.2f}"]
+    for more, budget in zip((cost.outside, cost.inside), cost.budgets, strict=True):
+        low, high = _certain(more)
+        told = f"{median(more):+.2f}" if low > 0 else "none seen"
+        cells += [told, f"{low:+.2f} to {high:+.2f}", f"{budget:g}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _over(cost: Cost) -> Iterator[str]:
+    measured = zip(("outside", "inside"), (cost.outside, cost.inside), cost.budgets, strict=True)
+    for where, differences, budget in measured:
+        more = median(differences)
+        low, high = _certain(differences)
+        if low > budget:
+            yield f"- {cost.title}, {where}: {more:.2f} us, {more / budget:.1f} times the budget."
+        elif high > budget:
+            yield f"- {cost.title}, {where}: {low:.2f} to {high:.2f} us; cannot be told."
+
+
+def _certain(differences: list[float]) -> tuple[float, float]:
+    """Where their median is with 95 % certainty, however they are distributed."""
+    ordered = sorted(differences)
+    count = len(ordered)
+    rank = max(0, floor(count / 2 - 0.98 * count**0.5))
+    return ordered[rank], ordered[count - 1 - rank]
+
+
+def _together(parts: list[Cost]) -> Cost:
+    """One event as several processes measured it."""
+    return Cost(
+        title=parts[0].title,
+        plain=median(part.plain for part in parts),
+        outside=[more for part in parts for more in part.outside],
+        inside=[more for part in parts for more in part.inside],
+        budgets=parts[0].budgets,
+    )
+
+
+@app.command()
+def main(
+    *,
+    rounds: Annotated[int, typer.Option(help="Rounds per event and process.")] = 40,
+    milliseconds: Annotated[float, typer.Option(help="Of requests in one round, about.")] = 20,
+    processes: Annotated[int, typer.Option(help="Fresh processes per library.")] = 3,
+    only: Annotated[list[str] | None, typer.Option(help=f"Of: {', '.join(GROUPS)}.")] = None,
+    quick: Annotated[bool, typer.Option(help="Less of everything.")] = False,
+    output: Annotated[Path, typer.Option(help="Where the results go.")] = Path(__file__).parent
+    / "events.md",
+) -> None:
+    """Measure, and write ``benchmarks/events.md``."""
+    if quick:
+        rounds, milliseconds, processes = 5, 5, 1
+    if unknown := [name for name in only or () if name not in GROUPS]:
+        msg = f"No such group: {', '.join(unknown)}. There are: {', '.join(GROUPS)}."
+        raise typer.BadParameter(msg)
+    costs, missing = [], []
+    for group in only or GROUPS:
+        console.print(f"Timing {group}")
+        found = [
+            fresh.run("time_events", group, rounds=rounds, milliseconds=milliseconds)
+            for _ in range(processes)
+        ]
+        if None in found:
+            missing.append(f"- {group}: a program that it needs is not installed.")
+            continue
+        costs += [_together([Cost(**part) for part in parts]) for parts in zip(*found, strict=True)]
+    command = " ".join(["python -m benchmarks.events", *sys.argv[1:]])
+    text = page(costs, command=command, processes=processes, missing=missing)
+    output.write_text(text, encoding="utf-8")
+    console.print(f"Wrote {output}.")
+
+
+if __name__ == "__main__":
+    app()

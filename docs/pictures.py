@@ -1,0 +1,147 @@
+"""`python -m docs.pictures`: the boards as images, from a shop under load.
+
+The panels are drawn by Grafana's own front-end components (`@grafana/ui` from npm, about 400 MB below
+`build/`, installed once), not by a Grafana server: what only the server has (heatmaps, state timelines, the bar
+of variables) is a grey note in the picture. Needs npm and the programs of `make parts`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alerts.__main__ import FAMILIES, file_name
+from alerts.kit import render
+from alerts.pace import Pace
+from alerts.thresholds import THRESHOLDS
+from dashboards.expressions import VARIABLE
+from examples.running import load
+from fastobs.promql import WINDOW
+from tests import parts
+
+ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).with_suffix("")
+BUILD = ROOT / "build" / "pictures"
+BOARDS = ROOT / "dashboards" / "generated"
+LINE = 38
+"""Pixels of one row of Grafana's grid, with the space between two."""
+
+
+def main(
+    *,
+    board: Annotated[list[str] | None, typer.Option(help="fastobs-overview if not given.")] = None,
+    seconds: Annotated[int, typer.Option(help="How long the load lasts.")] = 120,
+) -> None:
+    """Load a shop, ask Prometheus every query of the boards, and draw the answers."""
+    script = _bundled()
+    with tempfile.TemporaryDirectory(prefix="fastobs-pictures-") as name:
+        folder = Path(name)
+        for wanted, data in _asked(board or ["fastobs-overview"], folder, seconds).items():
+            _drawn(data, script, folder, HERE / f"{wanted}.png")
+
+
+def _bundled() -> Path:
+    """The page's script, with all of Grafana's components that it uses."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    for source in ("package.json", "page.jsx"):
+        shutil.copy(HERE / source, BUILD / source)
+    if not (BUILD / "node_modules" / "esbuild").is_dir():
+        quiet = ("--legacy-peer-deps", "--ignore-scripts", "--no-audit", "--no-fund")
+        words = (parts.find("npm"), "install", *quiet)
+        subprocess.run(words, cwd=BUILD, check=True, timeout=600)  # noqa: S603 - our own words
+    bundle = BUILD / "page.js"
+    options = (
+        *("page.jsx", "--bundle", "--minify", "--jsx=automatic", f"--outfile={bundle}"),
+        *("--define:process.env.NODE_ENV='production'", "--define:global=window"),
+        *("--loader:.svg=dataurl", "--loader:.ttf=empty", "--log-level=error"),
+    )
+    esbuild = next((BUILD / "node_modules" / "@esbuild").glob("*/bin/esbuild"))
+    subprocess.run([esbuild, *options], cwd=BUILD, check=True, timeout=120)  # noqa: S603 - our own words
+    return bundle
+
+
+def _asked(boards: list[str], folder: Path, seconds: int) -> dict[str, dict[str, Any]]:
+    """By board: its JSON, and what Prometheus answers to its queries after the load."""
+    environment = {
+        "SHOP_DATABASE_URL": f"sqlite:///{folder}/shop.db",
+        "FASTOBS_WORKERS_DIRECTORY": str(folder),
+    }
+    rules = []
+    for family, groups in FAMILIES.items():
+        rules.append(folder / file_name(family))
+        # In a hurry, so that what needs hours has something to show.
+        rules[-1].write_text(render(family, Pace(faster=20).groups(groups(THRESHOLDS))))
+    with (
+        parts.serve("examples.shop.app:app", workers=2, env=environment, ready="/healthz") as shop,
+        parts.prometheus(targets={"shop": [shop.address]}, rules=rules) as prometheus,
+    ):
+        prometheus.eventually('up{job="shop"} == 1')
+        subprocess.run(  # noqa: S603 - our own words
+            load(shop.url, users=12, seconds=seconds),
+            cwd=ROOT,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds + 60,
+        )
+        end = time.time() - 2
+        return {
+            name: _answers(
+                json.loads((BOARDS / f"{name}.json").read_text()), prometheus, end, seconds
+            )
+            for name in boards
+        }
+
+
+def _answers(
+    board: dict[str, Any], prometheus: parts.Prometheus, end: float, seconds: int
+) -> dict[str, Any]:
+    everything = {one["name"]: one.get("allValue") or ".*" for one in board["templating"]["list"]}
+    span = {"start": end - seconds + 20, "end": end}
+    results = {
+        panel["id"]: [
+            {
+                "ref": target["refId"],
+                "legend": target["legendFormat"],
+                "series": prometheus.api(
+                    "query_range",
+                    query=VARIABLE.sub(
+                        lambda found: everything[found[1]], target["expr"].replace(WINDOW, "15s")
+                    ),
+                    step=1,
+                    **span,
+                )["result"],
+            }
+            for target in panel["targets"]
+        ]
+        for panel in board["panels"]
+        if panel["type"] != "row"
+    }
+    return {"board": board, "results": results, **span}
+
+
+def _drawn(data: dict[str, Any], script: Path, folder: Path, picture: Path) -> None:
+    page = folder / f"{picture.stem}.html"
+    page.write_text(
+        '<!doctype html><meta charset="utf-8"><body style="margin:0"><div id="root"></div>'
+        f"<script>window.BOARD = {json.dumps(data)}</script>"
+        f'<link rel="stylesheet" href="{script.with_suffix(".css").as_uri()}">'
+        f'<script src="{script.as_uri()}"></script>'
+    )
+    places = [panel["gridPos"] for panel in data["board"]["panels"]]
+    height = max(place["y"] + place["h"] for place in places) * LINE + 8
+    parts.screenshot(page.as_uri(), picture, width=1600, height=height, settle=10.0)
+    sys.stdout.write(f"{picture.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

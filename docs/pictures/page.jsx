@@ -1,0 +1,140 @@
+// Draws one board with Grafana's own components; window.BOARD has its JSON, the frames and the range.
+import 'uplot/dist/uPlot.min.css';
+import { createRoot } from 'react-dom/client';
+
+// Not `import`: from an .mjs file esbuild imports CommonJS as Node does, and React gets a module for a component.
+const {
+  createTheme, dateTime, FieldColorModeId, FieldType, getDisplayProcessor, reduceField, ThemeContext, toDataFrame,
+} = require('@grafana/data');
+const { BarGauge, BigValue, GlobalStyles, PanelChrome, Table, TimeSeries } = require('@grafana/ui');
+
+const { board, results, start, end } = window.BOARD;
+const theme = createTheme({ colors: { mode: 'dark' } });
+const WIDTH = 1600, COLUMN = (WIDTH - 8) / 24, LINE = 38;
+const timeRange = { from: dateTime(start * 1000), to: dateTime(end * 1000), raw: { from: 'now-3m', to: 'now' } };
+
+const named = (legend, metric) =>
+  legend ? legend.replace(/{{\s*(\w+)\s*}}/g, (_, label) => metric[label] ?? '') : JSON.stringify(metric);
+
+// Defaults, then what the overrides of the field's name say: "custom.lineWidth" is a path.
+function configured(panel, name) {
+  const config = structuredClone(panel.fieldConfig.defaults);
+  for (const { matcher, properties } of panel.fieldConfig.overrides) {
+    const hit = matcher.id === 'byName' ? matcher.options === name
+      : matcher.id === 'byRegexp' && new RegExp(matcher.options.replace(/^\/|\/$/g, '')).test(name);
+    for (const { id, value } of hit ? properties : []) {
+      const path = id.split('.'), last = path.pop();
+      path.reduce((at, key) => (at[key] ??= {}), config)[last] = value;
+    }
+  }
+  return config;
+}
+
+function frames(panel) {
+  const found = (results[panel.id] ?? []).flatMap(({ legend, series }) => series.map(({ metric, values }) => {
+    const name = named(legend, metric);
+    return toDataFrame({
+      fields: [
+        { name: 'Time', type: FieldType.time, values: values.map(([at]) => at * 1000), config: {} },
+        { name, type: FieldType.number, values: values.map(([, value]) => Number(value)), config: configured(panel, name) },
+      ],
+    });
+  }));
+  found.forEach((frame, index) => {
+    const field = frame.fields[1];
+    const known = field.values.filter(Number.isFinite);
+    const range = { min: Math.min(...known), max: Math.max(...known) };
+    field.state = { ...field.state, seriesIndex: index, range: { ...range, delta: range.max - range.min } };
+    field.config.color ??= { mode: FieldColorModeId.PaletteClassic };
+    field.display = getDisplayProcessor({ field, theme });
+    frame.fields[0].display = getDisplayProcessor({ field: frame.fields[0], theme, timeZone: 'utc' });
+  });
+  return found;
+}
+
+const Nothing = ({ children }) => <div style={{ color: '#888', padding: 24, textAlign: 'center' }}>{children}</div>;
+
+function several(width, height, count, draw) {
+  const each = width / Math.max(count, 1);
+  return <div style={{ display: 'flex' }}>{Array.from({ length: count }, (_, at) => <div key={at}>{draw(at, each, height)}</div>)}</div>;
+}
+
+const last = (field) => {
+  const value = reduceField({ field, reducers: ['lastNotNull'] }).lastNotNull;
+  return { ...field.display(value), title: field.name };
+};
+
+const KINDS = {
+  timeseries: (panel, found, width, height) => (
+    <TimeSeries frames={found} timeRange={timeRange} timeZone="utc" width={width} height={height}
+      legend={panel.options.legend} replaceVariables={(text) => text} />
+  ),
+  stat: (panel, found, width, height) => several(width, height, found.length, (at, w, h) => {
+    const field = found[at].fields[1], value = last(field);
+    return <BigValue theme={theme} width={w} height={h} value={found.length > 1 ? value : { ...value, title: undefined }}
+      colorMode={panel.options.colorMode} graphMode={panel.options.graphMode} justifyMode={panel.options.justifyMode}
+      sparkline={{ y: field, x: found[at].fields[0] }} />;
+  }),
+  bargauge: (panel, found, width, height) => found.map((frame, at) => (
+    <BarGauge key={at} theme={theme} width={width} height={height / found.length} value={last(frame.fields[1])}
+      field={frame.fields[1].config} display={frame.fields[1].display} orientation="horizontal" displayMode="gradient" />
+  )),
+  table: (panel, found, width, height) => <Table data={rows(panel)} width={width} height={height} />,
+};
+
+// Grafana core merges the answers of a table; here a row is a set of labels, a column a query.
+function rows(panel) {
+  const answers = results[panel.id] ?? [], seen = new Map();
+  const organize = panel.transformations.find(({ id }) => id === 'organize')?.options ?? {};
+  for (const { ref, series } of answers) {
+    for (const { metric, values } of series) {
+      const key = JSON.stringify(metric);
+      if (!seen.has(key)) seen.set(key, { ...metric });
+      seen.get(key)[answers.length > 1 ? `Value #${ref}` : 'Value'] = Number(values.at(-1)[1]);
+    }
+  }
+  const all = [...seen.values()];
+  const names = [...new Set(all.flatMap(Object.keys))].filter((name) => !organize.excludeByName?.[name]);
+  names.sort((a, b) => (organize.indexByName?.[a] ?? 99) - (organize.indexByName?.[b] ?? 99));
+  const columns = names.map((name) => [organize.renameByName?.[name] || name, name]);
+  const by = panel.options.sortBy?.[0];
+  const source = columns.find(([shown]) => shown === by?.displayName)?.[1];
+  if (source) all.sort((a, b) => (by.desc ? -1 : 1) * ((a[source] ?? 0) - (b[source] ?? 0)));
+  const frame = toDataFrame({
+    fields: columns.map(([shown, name]) => ({
+      name: shown,
+      type: name.startsWith('Value') ? FieldType.number : FieldType.string,
+      values: all.map((row) => row[name] ?? null),
+      config: configured(panel, shown),
+    })),
+  });
+  frame.fields.forEach((field) => { field.display = getDisplayProcessor({ field, theme }); });
+  return frame;
+}
+
+function Panel({ panel }) {
+  const { x, y, w, h } = panel.gridPos;
+  const place = { position: 'absolute', left: 8 + x * COLUMN, top: y * LINE + 8, width: w * COLUMN - 8, height: h * LINE - 8 };
+  if (panel.type === 'row') return <h4 style={{ ...place, paddingTop: 6 }}>{panel.title}</h4>;
+  const found = frames(panel), draw = KINDS[panel.type];
+  return (
+    <div style={place}>
+      <PanelChrome title={panel.title} width={place.width} height={place.height} padding="md">
+        {(width, height) => {
+          if (!draw) return <Nothing>{panel.type}: only a Grafana server draws it</Nothing>;
+          if (!found.length) return <Nothing>{panel.fieldConfig.defaults.noValue ?? 'No data'}</Nothing>;
+          return draw(panel, found, width, height);
+        }}
+      </PanelChrome>
+    </div>
+  );
+}
+
+createRoot(document.getElementById('root')).render(
+  <ThemeContext.Provider value={theme}>
+    <GlobalStyles />
+    <div style={{ position: 'relative', width: WIDTH, background: theme.colors.background.canvas }}>
+      {board.panels.map((panel) => <Panel key={panel.id} panel={panel} />)}
+    </div>
+  </ThemeContext.Provider>,
+);

@@ -1,0 +1,169 @@
+"""``fastobs token`` and ``fastobs profile``: a profile of one request, from the outside."""
+
+from __future__ import annotations
+
+import secrets
+import webbrowser
+from enum import StrEnum
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import typer
+
+from fastobs.config import Profiles
+
+from . import web
+from .failure import Failed
+from .render import seconds
+
+__all__ = ["profile", "token"]
+
+TRIES = 10
+"""Questions for a profile that is being written; the service holds each for a second."""
+NOTHING = "-"
+REFUSALS = {
+    "busy": "another request is being profiled on that event loop. Try again when it is done",
+    "limited": "it has profiled as many requests in this minute as profiles.per_minute allows. "
+    "Wait a minute, or raise FASTOBS_PROFILES_PER_MINUTE",
+    "unavailable": "it has no folder that only it can read. Set FASTOBS_PROFILES_DIRECTORY; "
+    "the service's log has the reason",
+}
+
+
+class Purpose(StrEnum):
+    """What a token opens."""
+
+    PROFILES = "profiles"
+    METRICS = "metrics"
+
+
+class Format(StrEnum):
+    """The formats of the viewer."""
+
+    HTML = "html"
+    JSON = "json"
+    TEXT = "text"
+
+
+def token(
+    *,
+    purpose: Annotated[
+        Purpose, typer.Option("--for", help="Profiles of requests, or the page of metrics.")
+    ] = Purpose.PROFILES,
+) -> None:
+    """Make a token, and print the line to set."""
+    typer.echo(f"FASTOBS_{purpose.upper()}_TOKEN={secrets.token_urlsafe(32)}")
+    typer.echo(
+        "Set it where the service starts; whoever has it sees what it opens. It is shown only once.",
+        err=True,
+    )
+
+
+def profile(
+    url: Annotated[str, typer.Argument(help="The request to profile.")],
+    *,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar="FASTOBS_PROFILES_TOKEN",
+            show_default=False,
+            help="The service's profiles.token; not needed in debug mode on the same machine. Others "
+            "on this machine can see it among the words of a command: better set the variable.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Where the profile goes; profile-ID.html, and text to the terminal."),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    kind: Annotated[Format, typer.Option("--format", help="What to fetch.")] = Format.HTML,
+    method: Annotated[str, typer.Option(help="Of the request.")] = "GET",
+    header: Annotated[
+        list[str] | None,
+        typer.Option(metavar="'NAME: VALUE'", help="To send with the request; repeatable."),
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option(help="The service's profiles.path, with any path in front of it.")
+    ] = str(Profiles.model_fields["path"].default),
+) -> None:
+    """Send a request, have it profiled, and fetch the profile."""
+    viewer = f"{web.origin(url)}/{prefix.strip('/')}/profiles"
+    secret = {"X-Profile": key or "1"}
+    started = perf_counter()
+    answer = web.ask(url, headers={**_headers(header), **secret}, method=method)
+    took = perf_counter() - started
+    typer.echo(f"{method} {url}", err=True)
+    typer.echo(f"status    {answer.status}", err=True)
+    typer.echo(f"duration  {seconds(took)}, seen from here", err=True)
+    typer.echo(f"trace id  {answer.headers.get('x-trace-id', NOTHING)}", err=True)
+    identity = answer.headers.get("x-profile-id")
+    if identity is None:
+        raise Failed(_why_not(answer, viewer, secret, has_token=key is not None))
+    _deliver(
+        _fetch(f"{viewer}/{identity}?format={kind}", secret), identity, kind, output, show=show
+    )
+
+
+def _headers(given: list[str] | None) -> dict[str, str]:
+    headers = {}
+    for line in given or ():
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            msg = f"--header {line!r} is no header; write it like --header 'Accept: text/html'."
+            raise Failed(msg)
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def _why_not(answer: web.Answer, viewer: str, secret: dict[str, str], *, has_token: bool) -> str:
+    status = answer.headers.get("x-profile-status")
+    if status is not None:
+        return f"The service did not profile this request: {REFUSALS.get(status, status)}."
+    match web.ask(viewer, headers=secret).status, has_token:
+        case 401, False:
+            why = "it wants a token. Give --token or set FASTOBS_PROFILES_TOKEN"
+        case 401, True:
+            why = "its token is another one. Give the value of its profiles.token"
+        case 200, _:
+            why = "it leaves this path alone. See its setting metrics.exclude"
+        case 403, _:
+            why = "without a token it is profiled under the name of its machine only. Use 127.0.0.1"
+        case _:
+            why = (
+                f"there is nothing at {viewer}. Set FASTOBS_PROFILES_TOKEN where it starts; if its "
+                "profiles.path is another one, give --prefix"
+            )
+    return f"The service did not profile this request: {why}."
+
+
+def _fetch(url: str, secret: dict[str, str]) -> bytes:
+    for _ in range(TRIES):
+        answer = web.ask(url, headers=secret)
+        if answer.status == 200:
+            return answer.body
+        if answer.status != 404:
+            break
+    msg = (
+        f"The request was profiled, but {url} answered {answer.status}. If several machines serve "
+        "this address, they need one FASTOBS_PROFILES_DIRECTORY; otherwise see the service's log."
+    )
+    raise Failed(msg)
+
+
+def _deliver(body: bytes, identity: str, kind: Format, output: Path | None, *, show: bool) -> None:
+    if output is None and kind is Format.TEXT and not show:
+        typer.echo(body.decode(errors="replace"))
+        return
+    ending = "txt" if kind is Format.TEXT else kind
+    file = output or Path(f"profile-{identity}.{ending}")
+    try:
+        file.write_bytes(body)
+    except OSError as error:
+        msg = f"{file} cannot be written: {error}. Choose another file with --output."
+        raise Failed(msg) from error
+    typer.echo(f"profile   {file}", err=True)
+    if show and not webbrowser.open(file.resolve().as_uri()):
+        msg = f"There is no browser here that opens {file}. Open it yourself."
+        raise Failed(msg)

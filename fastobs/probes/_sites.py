@@ -1,0 +1,81 @@
+"""Where in the app's own code something was called from."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+__all__ = ["Site", "call_site", "written"]
+
+Site = tuple[str, str, int]
+"""Module, file and line. Written out only when somebody wants to read it."""
+
+FRAMES = 60
+"""So deep is looked; an ORM query that a template or a serializer caused has some 40 of others."""
+
+FILES = 10_000
+"""Names of files that are remembered; code that is made at run time may have any."""
+
+_OTHERS = (
+    "<",
+    f"{Path(__file__).parents[1]}{os.sep}",
+    f"{sysconfig.get_path('stdlib')}{os.sep}",
+    f"{sysconfig.get_path('platstdlib')}{os.sep}",
+)
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+_own: dict[str, bool] = {}
+
+
+def call_site(frames: int = FRAMES) -> Site | None:
+    """The innermost line that is neither ours, nor of an installed package or the standard library.
+
+    None if there is none among so many frames. Under SQLAlchemy's asyncio, it goes on in the task
+    that the greenlet works for.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    greenlet: Any = None
+    for _ in range(frames):
+        if frame is None:
+            frame, greenlet = _outside(greenlet)
+            if frame is None:
+                return None
+        file = frame.f_code.co_filename
+        own = _own.get(file)
+        if own is None:
+            own = _is_own(file)
+        if own:
+            return frame.f_globals.get("__name__", ""), file, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def written(site: Site | None) -> str:
+    """``shop/orders.py:31``: no more of the path than the module's name says; empty for None."""
+    if site is None:
+        return ""
+    module, file, line = site
+    parts = Path(file).parts
+    depth = module.count(".") + (2 if parts[-1] == "__init__.py" else 1)
+    return f"{'/'.join(parts[-depth:])}:{line}"
+
+
+def _outside(inner: Any) -> tuple[FrameType | None, Any]:
+    """Where the greenlet's stack goes on: the frames of the one that switched to it."""
+    module = sys.modules.get("greenlet")
+    if module is None:
+        return None, None
+    parent = (module.getcurrent() if inner is None else inner).parent
+    return (None, None) if parent is None else (parent.gr_frame, parent)
+
+
+def _is_own(file: str) -> bool:
+    if len(_own) >= FILES:
+        _own.clear()
+    own = not file.startswith(_OTHERS) and not any(place in file for place in _INSTALLED)
+    _own[file] = own
+    return own

@@ -1,0 +1,355 @@
+"""Caches written by hand over redis-py, recognised from the replies.
+
+Who asks for a key that is not there, stores it with an expiry, and finds it later has a cache. What
+is told of a key is first counted where nobody sees it; once its template has shown to be a cache,
+that becomes visible, from the beginning. What is not clear stays unknown.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from threading import Lock
+from time import perf_counter
+from typing import Any
+
+from redis.exceptions import ConnectionError as NoConnection
+from redis.exceptions import TimeoutError as NoReply
+
+from fastobs import catalogue
+from fastobs._contain import contain
+from fastobs.cells import Meters, Reading
+from fastobs.cells.meters import Row
+from fastobs.config import Settings
+
+from . import ADAPTERS, Kit, Probe
+from ._caches import Tally
+from ._replies import OBSERVERS
+from ._templates import Templates
+
+__all__ = ["RedisCaches", "probe"]
+
+COMPONENT = "probes.redis_cache"
+
+TEMPLATES = catalogue.CACHE_LOAD.limit - 1
+"""Templates of keys that are looked at, caches or not: what fits into meters."""
+
+NAMES = 100
+"""Caches that have a name of their own."""
+
+OTHER = "_other"
+"""Where further caches are counted."""
+
+REMEMBERED = 8192
+"""Keys whose template is remembered, by their hashes."""
+
+LOADED = 1000
+"""Keys whose latest load is remembered."""
+
+OPEN = 32
+"""Misses of one task that may still become loads."""
+
+STATE = (
+    "GETEX",
+    "GETSET",
+    "GETDEL",
+    "EXPIRE",
+    "PEXPIRE",
+    "EXPIREAT",
+    "PEXPIREAT",
+    "PERSIST",
+    "SETNX",
+    "SETRANGE",
+    "APPEND",
+    "INCR",
+    "INCRBY",
+    "INCRBYFLOAT",
+    "DECR",
+    "DECRBY",
+)
+"""Nobody does these with what is cached: a session is kept alive, a lock taken, a counter raised."""
+
+EXPIRY = frozenset(("EX", "PX", "EXAT", "PXAT"))
+CONDITION = frozenset(("NX", "XX", "KEEPTTL", "GET"))
+
+UNREACHABLE = (NoConnection, NoReply)
+
+ABOUT = frozenset(row.library.partition(".")[0] for row in ADAPTERS if row.family == "caches")
+"""Libraries whose caches are counted already, whatever they keep them in."""
+
+
+def probe(kit: Kit) -> Probe:
+    """The adapter."""
+    return RedisCaches(kit)
+
+
+class Suspect:
+    """A template of keys, and what speaks for its being a cache."""
+
+    __slots__ = ("__weakref__", "folded", "loads", "name", "never", "tally", "template", "writes")
+
+    def __init__(self, template: str, tally: Tally, *, never: bool) -> None:
+        self.template = template
+        self.tally = tally
+        self.name = ""
+        self.never = never
+        self.folded = False
+        self.loads = self.writes = 0
+
+    @property
+    def is_cache(self) -> bool:
+        """Whether it is used like one: what was missed is mostly loaded, and found again.
+
+        A list of revoked tokens is missed all the time; a session is stored again and again.
+        """
+        missed = self.tally.misses.value
+        found = self.tally.hits.value
+        return bool(found and self.loads > self.writes and 2 * self.loads >= missed)
+
+
+class Miss:
+    """A key that was not there; its load may have begun."""
+
+    __slots__ = ("at", "open", "place")
+
+    def __init__(self, place: int, at: float) -> None:
+        self.place = place
+        self.at = at
+        self.open = True
+
+
+MISSES: ContextVar[tuple[Miss, ...]] = ContextVar("fastobs_redis_misses", default=())
+
+
+class RedisCaches(Probe):
+    """The caches family, for what is written by hand over redis-py."""
+
+    def __init__(self, kit: Kit) -> None:
+        super().__init__(kit)
+        self._unseen = Meters()
+        self._templates = Templates(TEMPLATES)
+        self._suspects: dict[str | None, Suspect] = {}
+        self._by_key: dict[int, Suspect] = {}
+        self._by_head: dict[str | bytes, Suspect] = {}
+        self._settled = 0
+        self._shown: list[Suspect] = []
+        self._other: Tally | None = None
+        self._ended: dict[int, float] = {}
+        self._lock = Lock()
+        self._blind = False
+        self._acts = {
+            "GET": self._get,
+            "MGET": self._mget,
+            "SET": self._set,
+            "SETEX": self._setex,
+            "PSETEX": self._setex,
+            **dict.fromkeys(STATE, self._state),
+        }
+
+    def attach(self, settings: Settings) -> None:
+        self._blind = settings.pools is None
+        if self._hear not in OBSERVERS:
+            OBSERVERS.append(self._hear)
+
+    def detach(self) -> None:
+        if self._hear in OBSERVERS:
+            OBSERVERS.remove(self._hear)
+        self._forget()
+
+    def read(self) -> Iterator[Reading]:
+        # Not at once with the hit: what speaks against it may come with the end of that request.
+        for suspect in list(self._suspects.values()):
+            if not suspect.name and not suspect.never and suspect.is_cache:
+                self._show(suspect)
+        yield from ()
+
+    def status(self) -> Iterator[tuple[str, str]]:
+        for suspect in self._shown:
+            if not suspect.never:
+                yield suspect.name, "keys of Redis, used as a cache"
+
+    def unwatchable(self) -> Iterator[tuple[str, str]]:
+        if self._blind:
+            yield (
+                "caches over redis-py",
+                "they are recognised by their commands, which are only seen without pools=None.",
+            )
+
+    def _show(self, suspect: Suspect) -> None:
+        """What was counted becomes visible."""
+        if len(self._shown) < NAMES:
+            suspect.name = self.kit.names.claim(suspect, suspect.template)
+            tally = Tally(self.kit.meters, suspect.name)
+            self._shown.append(suspect)
+        else:
+            suspect.name, suspect.folded = OTHER, True
+            tally = self._other = self._other or Tally(self.kit.meters, OTHER)
+        suspect.tally = tally
+        folded = 0.0
+        for metric in (catalogue.CACHE_REQUESTS, catalogue.CACHE_LOAD, catalogue.CACHE_STAMPEDES):
+            for row in self._unseen.rows(metric):
+                if row.values[0] == suspect.template:
+                    folded += _carry(row, self.kit.meters, (suspect.name, *row.values[1:]))
+        if suspect.folded:
+            self._overflowed(folded)
+
+    def _overflowed(self, amount: float = 1.0) -> None:
+        metric = catalogue.CACHE_REQUESTS.name
+        self.kit.meters.counter(catalogue.SELF_OVERFLOW, metric).add(amount)
+
+    # What follows runs within the app's calls: it must not raise.
+
+    def _hear(self, name: str, args: Sequence[Any], reply: Any, took: float) -> None:
+        act = self._acts.get(name)
+        if act is None or len(args) < 2:
+            return
+        try:
+            act(args, reply, took)
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    def _get(self, args: Sequence[Any], reply: Any, took: float) -> None:  # noqa: ARG002
+        suspect = self._suspect(args[1])
+        if suspect.never:
+            return
+        if reply is None:
+            suspect.tally.misses.add()
+            _missed((Miss(hash(args[1]), perf_counter()),))
+        elif not isinstance(reply, BaseException):
+            suspect.tally.hits.add()
+        elif isinstance(reply, UNREACHABLE):
+            # Any other may be that of another command in the same pipeline.
+            suspect.tally.errors.add()
+        else:
+            return
+        if suspect.folded:
+            self._overflowed()
+
+    def _mget(self, args: Sequence[Any], reply: Any, took: float) -> None:
+        keys = args[1:]
+        if isinstance(reply, BaseException):
+            reply = [reply] * len(keys)
+        if len(reply) != len(keys):
+            return
+        missed = []
+        now = perf_counter()
+        for key, one in zip(keys, reply, strict=True):
+            if one is not None:
+                self._get(("GET", key), one, took)
+                continue
+            suspect = self._suspect(key)
+            if not suspect.never:
+                suspect.tally.misses.add()
+                missed.append(Miss(hash(key), now))
+                if suspect.folded:
+                    self._overflowed()
+        if missed:
+            _missed(missed)
+
+    def _set(self, args: Sequence[Any], reply: Any, took: float) -> None:
+        options = {
+            word.decode("ascii", "replace").upper() if isinstance(word, bytes) else word.upper()
+            for word in args[3:]
+            if isinstance(word, (str, bytes))
+        }
+        if options & EXPIRY and not options & CONDITION:
+            self._setex(args, reply, took)
+
+    def _setex(self, args: Sequence[Any], reply: Any, took: float) -> None:
+        suspect = self._suspect(args[1])
+        if suspect.never or isinstance(reply, BaseException):
+            return
+        place = hash(args[1])
+        sent = perf_counter() - took
+        for miss in MISSES.get():
+            # In one pipeline with the question it is no answer to it.
+            if miss.open and miss.place == place and miss.at <= sent:
+                # Tasks that were made since have it, too.
+                miss.open = False
+                suspect.loads += 1
+                self._loaded(suspect, miss, sent)
+                return
+        suspect.writes += 1
+
+    def _loaded(self, suspect: Suspect, miss: Miss, sent: float) -> None:
+        with self._lock:
+            before = self._ended.pop(miss.place, None)
+            self._ended[miss.place] = perf_counter()
+            if len(self._ended) > LOADED:
+                del self._ended[next(iter(self._ended))]
+        # Storing is no part of the load. Another one that ended since this one began was too much.
+        suspect.tally.load(sent - miss.at, crowded=before is not None and before > miss.at)
+
+    def _state(self, args: Sequence[Any], reply: Any, took: float) -> None:  # noqa: ARG002
+        self._suspect(args[1]).never = True
+
+    def _suspect(self, key: Any) -> Suspect:
+        place = hash(key)
+        head = _head(key)
+        suspect = self._by_head.get(head) or self._by_key.get(place)
+        if suspect is not None:
+            return suspect
+        template = self._templates.of(_text(key))
+        if self._settled != self._templates.settled:
+            self._settled = self._templates.settled
+            self._forget()
+        suspect = self._suspects.get(template)
+        if suspect is None:
+            never = template is None or _is_known(sys._getframe(1))
+            tally = Tally(self._unseen, template or OTHER)
+            suspect = Suspect(template or OTHER, tally, never=never)
+            suspect = self._suspects.setdefault(template, suspect)
+        if head and template == f"{_text(head)}:*":
+            # Whatever comes last: most keys need no look at all.
+            self._by_head[head] = suspect
+            return suspect
+        if len(self._by_key) >= REMEMBERED:
+            self._by_key.clear()
+        self._by_key[place] = suspect
+        return suspect
+
+    def _forget(self) -> None:
+        self._by_key.clear()
+        self._by_head.clear()
+
+
+def _missed(misses: Sequence[Miss]) -> None:
+    places = {miss.place for miss in misses}
+    others = [miss for miss in MISSES.get() if miss.open and miss.place not in places]
+    MISSES.set((*others[-OPEN:], *misses))
+
+
+def _text(key: Any) -> str:
+    return key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
+
+
+def _head(key: Any) -> str | bytes:
+    """What is before the last colon; empty if other separators follow it."""
+    if isinstance(key, str):
+        head, _, last = key.rpartition(":")
+        return "" if "/" in last or "|" in last else head
+    if isinstance(key, bytes):
+        start, _, end = key.rpartition(b":")
+        return b"" if b"/" in end or b"|" in end else start
+    return ""
+
+
+def _is_known(frame: Any) -> bool:
+    """Whether who sent the command is a library that has an adapter of its own."""
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in {"fastobs", "redis"}:
+            return package in ABOUT
+        frame = frame.f_back
+    return False
+
+
+def _carry(row: Row, meters: Meters, values: tuple[str, ...]) -> float:
+    """Add what was counted in a row to that of the same metric in other meters, and say how much."""
+    kind = meters.histogram if row.metric.kind == "histogram" else meters.counter
+    visible = kind(row.metric, *values)
+    numbers = row.numbers(row.cells)
+    for at, amount in enumerate(numbers):
+        visible.cells[visible.at + at] += amount
+    return sum(numbers) if row.metric is catalogue.CACHE_REQUESTS else 0.0

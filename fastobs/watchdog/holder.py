@@ -1,0 +1,112 @@
+"""Who runs on an event loop just now, seen from another thread."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from asyncio import AbstractEventLoop
+from collections.abc import Iterable
+from contextvars import Context
+from functools import lru_cache
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+from weakref import ref
+
+from fastobs._exchange import CURRENT, Exchange
+from fastobs.profiling.stacks import SITE, STDLIB, relative
+
+from .heart import Heart, depth
+
+__all__ = ["Holder", "Place", "Spot", "exchange_of", "holder", "others", "step"]
+
+
+class Place(NamedTuple):
+    """Where in the code, for people."""
+
+    function: str
+    file: str
+    """Relative to the project or to site-packages."""
+    line: int
+
+
+class Spot(NamedTuple):
+    """Where in the code, as it is found: made into a `Place` only if somebody is told."""
+
+    code: CodeType
+    line: int
+
+    def place(self) -> Place:
+        return Place(self.code.co_qualname, relative(self.code.co_filename), self.line)
+
+
+class Holder(NamedTuple):
+    """What the loop runs: a step of a task, or a callback."""
+
+    mark: ref[Any] | FrameType
+    """Tells one step from another. A task has one step at most between two beats; of a callback the
+    frame is kept, so that another callback cannot have the same."""
+    exchange: Exchange | None
+    """Whose step it is; None if no request led to it."""
+    spot: Spot
+
+
+def holder(heart: Heart, loop: AbstractEventLoop) -> Holder | None:
+    """Who holds the loop now; None if it waits, or runs only itself."""
+    task = asyncio.current_task(loop)
+    frames = step(heart, sys._current_frames().get(heart.thread))
+    if not frames:
+        return None
+    if task is None:
+        return Holder(frames[-1], None, _spot(frames))
+    return Holder(ref(task), exchange_of(task), _spot(frames))
+
+
+def step(heart: Heart, innermost: FrameType | None) -> list[FrameType]:
+    """The frames of what the loop runs, the innermost first, without the loop's own."""
+    height = depth(innermost) - heart.floor
+    if innermost is None or height <= 0:
+        return []
+    frames = [innermost]
+    while len(frames) < height and (below := frames[-1].f_back) is not None:
+        frames.append(below)
+    return frames
+
+
+def others(loop: AbstractEventLoop, culprit: Exchange | None) -> int:
+    """How many requests are in flight on the loop beside this one."""
+    found = {
+        id(exchange): exchange
+        for task in asyncio.all_tasks(loop)
+        if (exchange := exchange_of(task)) is not None and not exchange.closed
+    }
+    return len(found) - (id(culprit) in found)
+
+
+def exchange_of(task: asyncio.Task[Any]) -> Exchange | None:
+    """Which exchange a task works for."""
+    context = _context_of(task)
+    return None if context is None else context.get(CURRENT)
+
+
+def _context_of(task: asyncio.Task[Any]) -> Context | None:
+    if sys.version_info >= (3, 12):
+        return task.get_context()
+    # 3.11 has no name for it; of all that a task refers to, it is the first context.
+    return next((found for found in gc.get_referents(task) if type(found) is Context), None)
+
+
+def _spot(frames: Iterable[FrameType]) -> Spot:
+    """The innermost frame of the app's own code; else of a library's, else of all."""
+    # The thread goes on meanwhile; a frame that has ended has no line any more.
+    spots = [Spot(frame.f_code, frame.f_lineno or 0) for frame in frames]
+    return min(spots, key=lambda spot: _distance(spot.code.co_filename))
+
+
+@lru_cache(maxsize=4096)
+def _distance(file: str) -> int:
+    """How far a file is from the app's own code: 0, 1 for a library, 2 for Python and for us."""
+    place = relative(file)
+    if place.startswith(("<", f"{STDLIB}/", f"{SITE}/fastobs/")):
+        return 2
+    return 1 if place.startswith(f"{SITE}/") else 0

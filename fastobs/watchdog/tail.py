@@ -1,0 +1,390 @@
+"""Evidence of slow requests: sampled from outside while they last, kept only if they end slow."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import inf
+from threading import Lock
+from time import monotonic
+from types import CodeType
+
+from pyinstrument.frame import AWAIT_FRAME_IDENTIFIER
+
+from fastobs import catalogue
+from fastobs._budget import Budget
+from fastobs._exchange import Exchange
+from fastobs._outbox import Outbox
+from fastobs.cells import Meters
+from fastobs.config import Profiles, Slow
+from fastobs.profiling.stacks import Sample, Stacks, Tree
+from fastobs.profiling.store import Meta, NotPrivate, Store
+
+from .chains import View
+from .watch import Hold, Ward
+
+__all__ = ["AFTER", "BEFORE", "UNSEEN", "Tail"]
+
+logger = logging.getLogger("fastobs")
+
+BEFORE = "[before capture]"
+"""The time until a request was looked at for the first time."""
+AFTER = "[after capture]"
+"""The time since it was looked at for the last time."""
+UNSEEN = "[not seen]"
+"""Time in which nobody looked, or of which nothing was found."""
+
+INTERVAL = 0.02
+"""Seconds between two samples, at least."""
+DUTY = 0.02
+"""Share of a processor that sampling may take."""
+LATE = 0.1
+"""Seconds that a sample may come later than planned, and still stand for the time before it."""
+MOST = 16
+"""Requests that are sampled at once. As many again, whose samples are full, are waited for."""
+SAMPLES = 2000
+"""Of one request."""
+NODES = 2000
+"""Different frames of one request."""
+WAITING = 32
+"""Profiles that may wait to be written."""
+TRIGGER = "slow"
+OUTCOMES = ("kept", "limited", "dropped", "error")
+
+
+class Tail:
+    """Samples requests that take long already, and has them stored if they end slow or fail.
+
+    One for each app. `look` is called on the watchdog's thread, `finish` on the event loop, and what
+    is kept is written on a thread of its own. A request shares with it the entry in `opened`.
+
+    Args:
+        slow: What is slow, and when sampling begins.
+        settings: Limits of profiles.
+        meters: Count what became of each capture.
+        opened: The exchanges in flight, the oldest first.
+        store: Takes the profiles, in a thread.
+        errand: See `View`.
+        service: Our name, in the profile; asked when the first one is kept.
+        clock: Seconds, the middleware's clock.
+        cpu: Seconds of processor time of the thread that looks.
+
+    Attributes:
+        stopped: Whether it does nothing any more.
+    """
+
+    def __init__(
+        self,
+        slow: Slow,
+        settings: Profiles,
+        meters: Meters,
+        *,
+        opened: Mapping[Exchange, None],
+        store: Store,
+        errand: CodeType | None = None,
+        service: Callable[[], str] = str,
+        clock: Callable[[], float] = time.perf_counter,
+        cpu: Callable[[], float] = time.thread_time,
+    ) -> None:
+        assert slow.profile_from is not None
+        self.stopped = False
+        self._slow = slow
+        self._share = slow.profile_from
+        self._least = slow.least * self._share
+        self._longest = settings.max_seconds
+        self._opened = opened
+        self._errand = errand
+        self._service = service
+        self._clock = clock
+        self._cpu = cpu
+        self._next = 0.0
+        self._captures: dict[Exchange, Capture] = {}
+        self._later: dict[Exchange, float] = {}
+        self._budget = Budget(settings.per_minute, monotonic)
+        self._desk = Desk(store, meters)
+
+    def stop(self) -> None:
+        """Look no more, and keep nothing of what was seen."""
+        self.stopped = True
+        self._captures.clear()
+        self._later.clear()
+
+    def look(self, wards: Sequence[Ward], now: float) -> float:
+        """Sample the requests that are past their arm time, on the watchdog's thread.
+
+        Args:
+            wards: The event loops, each looked at just before.
+            now: Seconds.
+
+        Returns:
+            Seconds until the next look; infinite if that has time.
+        """
+        if now < self._next:
+            return self._next - now
+        began = self._cpu()
+        self._arm(now)
+        sampled = {
+            exchange: capture for exchange, capture in list(self._captures.items()) if capture.going
+        }
+        if not sampled:
+            # With thousands of streams, to find that out takes time as well.
+            self._next = now + (self._cpu() - began) / DUTY
+            return inf
+        # It is raised if too many tasks come and go while they are listed.
+        with suppress(RuntimeError):
+            self._sample(sampled, wards, now)
+        pause = max(INTERVAL, (self._cpu() - began) / DUTY)
+        self._next = now + pause
+        for capture in sampled.values():
+            capture.expected = self._next
+        return pause
+
+    def finish(self, exchange: Exchange) -> None:
+        """Keep what was seen of a request that took too long or failed, and tell its profile's id."""
+        capture = self._captures.pop(exchange, None)
+        if capture is None:
+            return
+        capture.closed = True
+        if exchange.profile_id is not None or self.stopped or self._desk.closed:
+            return
+        if exchange.exception is None and exchange.duration < self._threshold(exchange):
+            return
+        if self._budget.take() is None:
+            self._desk.count["limited"].add()
+            return
+        exchange.profile_id = profile = secrets.token_hex(16)
+        self._desk.take(capture, describe(profile, exchange, capture, self._service()))
+
+    def _threshold(self, exchange: Exchange) -> float:
+        return self._slow.routes.get(exchange.route, self._slow.after)
+
+    def _arm(self, now: float) -> None:
+        """Choose the requests to sample, the oldest first; forget those that are over."""
+        for exchange in [each for each in list(self._captures) if each.closed]:
+            # Slow ones are taken by `finish`, at the same time perhaps.
+            self._captures.pop(exchange, None)
+        for exchange in [each for each in list(self._later) if each.closed]:
+            self._later.pop(exchange, None)
+        going = sum(capture.going for capture in list(self._captures.values()))
+        for exchange in list(self._opened):
+            age = now - exchange.started
+            if age < self._least or going >= MOST:
+                return
+            if exchange.closed or exchange in self._captures:
+                continue
+            # One that was there for longer was looked at already, or is a stream.
+            if 0 <= age - self._due(exchange) <= self._longest:
+                self._capture(exchange, now)
+                going += 1
+
+    def _due(self, exchange: Exchange) -> float:
+        """The age at which it is sampled; its route is known by now, and asked for once."""
+        due = self._later.get(exchange)
+        if due is None:
+            due = self._later[exchange] = self._threshold(exchange) * self._share
+        return due
+
+    def _capture(self, exchange: Exchange, now: float) -> None:
+        full = [each for each, capture in list(self._captures.items()) if not capture.going]
+        if len(full) >= MOST:
+            self._captures.pop(full[0], None)
+        self._captures[exchange] = Capture(exchange.started, now + self._longest)
+        # Else nobody is told of one that fails before it is slow.
+        exchange.noted = True
+
+    def _sample(
+        self, sampled: Mapping[Exchange, Capture], wards: Sequence[Ward], now: float
+    ) -> None:
+        frames = sys._current_frames()
+        left = dict(sampled)
+        for ward in wards:
+            loop = ward.heart.loop()
+            if loop is None:
+                continue
+            view = View(ward.heart, loop, left, frames, self._errand)
+            hold = ward.held(now)
+            for exchange in [each for each in left if each in view]:
+                capture = left.pop(exchange)
+                running = hold is not None and hold.holder.exchange is exchange
+                block = None if hold is None or running else blocked(hold, now)
+                capture.add(view.stacks(exchange), now, block=block, running=running)
+        for capture in left.values():
+            capture.add([], now, block=None, running=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Somebody else holds the loop."""
+
+    since: float
+    frame: str
+
+
+def blocked(hold: Hold, now: float) -> Blocked:
+    """Who holds the loop, as a frame."""
+    block = hold.block(now)
+    place = block.place
+    route = "" if block.exchange is None else f" ({block.exchange.route or 'no route'})"
+    return Blocked(hold.began, f"blocked by {place.function} at {place.file}:{place.line}{route}")
+
+
+class Capture:
+    """What was seen of one request, by the time that it took.
+
+    Attributes:
+        closed: Whether the request is over; nothing is added from then on.
+        truncated: Whether a limit was reached before that.
+        expected: When the next sample is planned.
+    """
+
+    def __init__(self, started: float, until: float) -> None:
+        self.closed = False
+        self.truncated = False
+        self.expected = inf
+        self.count = 0
+        self._started = started
+        self._until = until
+        self._last = started
+        self._began = time.process_time()
+        self._cpu = 0.0
+        self._tree = Tree()
+        self._samples: list[Sample] = []
+        # Between the thread that looks and the one that writes; the event loop does not take it.
+        self._lock = Lock()
+
+    @property
+    def going(self) -> bool:
+        """Whether it takes samples."""
+        return not self.closed and not self.truncated
+
+    def add(
+        self, stacks: Sequence[list[str]], now: float, *, block: Blocked | None, running: bool
+    ) -> None:
+        """Take a sample, which stands for the time since the one before.
+
+        Args:
+            stacks: What the request does; of several each has the same share.
+            now: Seconds.
+            block: Who else holds its event loop.
+            running: Whether it holds that itself.
+        """
+        with self._lock:
+            if not self.going:
+                return
+            since = now if block is None else min(max(block.since, self._last), now)
+            if not self.count:
+                self._note([[BEFORE]], since - self._last)
+            elif running or since <= self.expected + LATE:
+                self._note(stacks, since - self._last)
+            else:
+                self._note([[UNSEEN]], since - self._last)
+            if block is not None:
+                held = [[*without_await(stack), block.frame] for stack in stacks or [[]]]
+                self._note(held, now - since)
+            self._last = now
+            self._cpu = time.process_time() - self._began
+            self.count += 1
+            self.truncated = now > self._until or self.count >= SAMPLES or len(self._tree) >= NODES
+
+    def _note(self, stacks: Sequence[list[str]], seconds: float) -> None:
+        if seconds <= 0:
+            return
+        chosen = stacks or [[UNSEEN]]
+        for stack in chosen:
+            node, share = self._tree.add(stack), seconds / len(chosen)
+            if self._samples and self._samples[-1].node == node:
+                share += self._samples.pop().seconds
+            self._samples.append(Sample(node, share))
+
+    def stacks(self, meta: Meta) -> Stacks:
+        """Everything seen, once the request is over."""
+        with self._lock:
+            self._note([[AFTER]], self._started + meta.duration - self._last)
+            return Stacks.of(
+                self._tree,
+                self._samples,
+                beginning=[],
+                description=f"{meta.method} {meta.route or '(no route)'}",
+                started=datetime.fromisoformat(meta.time).timestamp(),
+                duration=meta.duration,
+                cpu=self._cpu,
+                interval=INTERVAL,
+                count=self.count,
+                truncated=self.truncated,
+            )
+
+
+def without_await(stack: Sequence[str]) -> Sequence[str]:
+    """What has something above it does not only wait."""
+    return stack[:-1] if stack and stack[-1] == AWAIT_FRAME_IDENTIFIER else stack
+
+
+class Desk:
+    """Has captures written by a thread.
+
+    Attributes:
+        closed: Whether there is nowhere to keep profiles.
+        count: By what became of them.
+    """
+
+    def __init__(self, store: Store, meters: Meters) -> None:
+        self.closed = False
+        self.count = {
+            outcome: meters.counter(catalogue.SELF_PROFILES, TRIGGER, outcome)
+            for outcome in OUTCOMES
+        }
+        self._store = store
+        self._lost = meters.counter(catalogue.SELF_DROPPED, "profiles", "queue_full").add
+        self._outbox: Outbox[tuple[Capture, Meta]] = Outbox(
+            self._keep, name="profiles", limit=WAITING, dropped=self._dropped
+        )
+
+    def take(self, capture: Capture, meta: Meta) -> None:
+        """Keep this one, soon."""
+        self._outbox.put((capture, meta))
+
+    def _keep(self, item: tuple[Capture, Meta]) -> None:
+        capture, meta = item
+        try:
+            self._store.put(meta, capture.stacks(meta).encode())
+        except NotPrivate as refused:
+            self.closed = True
+            self.count["error"].add()
+            logger.warning("fastobs: %s No slow request is kept until the next start.", refused)
+        except Exception:
+            self.count["error"].add()
+            raise
+        else:
+            self.count["kept"].add()
+
+    def _dropped(self) -> None:
+        self._lost()
+        self.count["dropped"].add()
+
+
+def describe(profile: str, exchange: Exchange, capture: Capture, service: str) -> Meta:
+    """What is known of the request that was captured; called when it ends."""
+    started = datetime.now(UTC) - timedelta(seconds=exchange.duration)
+    return Meta(
+        id=profile,
+        time=started.isoformat(timespec="milliseconds"),
+        service=service,
+        pid=os.getpid(),
+        method=exchange.method,
+        route=exchange.route,
+        status=exchange.status,
+        error_type=exchange.error_type,
+        duration=round(exchange.duration, 6),
+        trigger=TRIGGER,
+        trace_id=exchange.trace_id,
+        span_id=exchange.span_id,
+        samples=capture.count,
+        truncated=capture.truncated,
+    )

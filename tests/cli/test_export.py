@@ -1,0 +1,167 @@
+"""Exported files are what is shipped, and what Kubernetes and Prometheus read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fastobs.cli.export import shipped
+from tests.cli.running import complaint, fastobs
+
+
+def written(folder: Path) -> dict[str, Any]:
+    return {file.name: yaml.safe_load(file.read_text()) for file in sorted(folder.iterdir())}
+
+
+def export(*words: object) -> None:
+    done = fastobs(*words)
+    assert done.returncode == 0, done.stderr
+
+
+def test_boards_are_exported_as_they_are(tmp_path):
+    """The files are those of the wheel, byte by byte, in a folder that is made."""
+    export("dashboards", "export", tmp_path / "new" / "boards")
+
+    files = {file.name: file.read_text() for file in (tmp_path / "new/boards").iterdir()}
+    assert files == shipped("dashboards")
+    assert "fastobs-overview.json" in files
+
+
+def test_a_config_map_carries_the_board_for_the_sidecar(tmp_path):
+    """Grafana's sidecar finds it by its label, and gets the same board."""
+    export("dashboards", "export", tmp_path, "--format", "configmap", "--label", "team=shop")
+
+    boards = shipped("dashboards")
+    found = written(tmp_path)
+    assert len(found) == len(boards)
+    for name, board in boards.items():
+        made = found[name.replace(".json", ".configmap.yml")]
+        assert (made["apiVersion"], made["kind"]) == ("v1", "ConfigMap")
+        assert made["metadata"]["labels"] == {"grafana_dashboard": "1", "team": "shop"}
+        assert json.loads(made["data"][name]) == json.loads(board)
+
+
+def test_rules_are_valid_for_prometheus(tmp_path, promtool):
+    """Both profiles pass promtool."""
+    for kind in ("prometheus", "compat"):
+        export("alerts", "export", tmp_path / kind, "--format", kind)
+        files = sorted(map(str, (tmp_path / kind).iterdir()))
+        checked = subprocess.run(
+            [promtool, "check", "rules", *files], capture_output=True, text=True, check=False
+        )
+
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_compatible_profile_lacks_only_what_old_readers_refuse(tmp_path):
+    """Nothing but keep_firing_for goes."""
+    export("alerts", "export", tmp_path, "--format", "compat")
+
+    found = written(tmp_path)
+    assert "keep_firing_for" not in str(found)
+    dropped = 0
+    for name, text in shipped("alerts").items():
+        whole = yaml.safe_load(text)
+        for group in whole["groups"]:
+            dropped += sum(rule.pop("keep_firing_for", None) is not None for rule in group["rules"])
+        assert found[name] == whole
+    assert dropped
+
+
+def test_a_prometheus_rule_has_the_groups_of_its_file(tmp_path):
+    """The operator gets the same rules, under labels that its selector can ask for."""
+    words = ("--format", "prometheusrule", "--label", "release=kube", "--label", "on=true")
+    export("alerts", "export", tmp_path, *words)
+
+    found = written(tmp_path)
+    for name, text in shipped("alerts").items():
+        made = found[name.replace(".rules.yml", ".prometheusrule.yml")]
+        assert (made["apiVersion"], made["kind"]) == (
+            "monitoring.coreos.com/v1",
+            "PrometheusRule",
+        )
+        assert made["metadata"]["name"] == name.removesuffix(".rules.yml")
+        assert made["metadata"]["labels"] == {"release": "kube", "on": "true"}
+        assert made["spec"] == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "endpoints"),
+    [("service", "ServiceMonitor", "endpoints"), ("pod", "PodMonitor", "podMetricsEndpoints")],
+)
+def test_a_monitor_selects_what_is_scraped(tmp_path, kind, name, endpoints):
+    """The operator scrapes the port of that name, with the token if there is one."""
+    words = ("--selector", "app=shop", "--kind", kind, "--secret", "shop/token", "--name", "shop")
+    export("monitor", "export", tmp_path, *words)
+
+    (made,) = written(tmp_path).values()
+    assert made == {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": name,
+        "metadata": {"name": "shop"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "shop"}},
+            endpoints: [
+                {
+                    "port": "http",
+                    "path": "/metrics",
+                    "interval": "15s",
+                    "authorization": {"credentials": {"name": "shop", "key": "token"}},
+                }
+            ],
+        },
+    }
+
+
+def test_a_file_that_differs_is_kept_unless_forced(tmp_path):
+    """Whoever edited a rule does not lose it, and nothing is written by halves."""
+    mine = tmp_path / "fastobs-http.rules.yml"
+    mine.write_text("groups: []\n")
+
+    said = complaint(fastobs("alerts", "export", tmp_path))
+
+    assert "fastobs-http.rules.yml; nothing was written. Overwrite with --force" in said
+    assert [file.name for file in tmp_path.iterdir()] == [mine.name]
+    export("alerts", "export", tmp_path, "--force")
+    assert mine.read_text() == shipped("alerts")[mine.name]
+
+
+def test_check_tells_what_differs_and_writes_nothing(tmp_path):
+    """A pipeline learns that the files are of another release."""
+    export("alerts", "export", tmp_path)
+    assert fastobs("alerts", "export", tmp_path, "--check").returncode == 0
+    (tmp_path / "fastobs-http.rules.yml").write_text("")
+    (tmp_path / "fastobs-pools.rules.yml").unlink()
+
+    done = fastobs("alerts", "export", tmp_path, "--check")
+
+    assert "--force" in complaint(done)
+    assert "fastobs-http.rules.yml differs" in done.stdout
+    assert "fastobs-pools.rules.yml is missing" in done.stdout
+    assert not (tmp_path / "fastobs-pools.rules.yml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("dashboards", "export", "{}", "--label", "a=b"), "--label is for Kubernetes objects"),
+        (("monitor", "export", "{}", "--selector", "shop"), "write it like --selector app=shop"),
+        (("monitor", "export", "{}", "--selector", "a=b: c"), "is no label of Kubernetes"),
+        (("monitor", "export", "{}", "--selector", "a=b", "--name", "a: b"), "--name 'a: b'"),
+        (("monitor", "export", "{}", "--selector", "a=b", "--secret", "x"), "like shop-metrics/"),
+        (("alerts", "export", "{}/file/below"), "cannot be used"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(tmp_path, words, expected):
+    """It says what is wrong and how to write it."""
+    (tmp_path / "file").touch()
+
+    done = fastobs(*(word.format(tmp_path) for word in words))
+
+    assert expected in complaint(done)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

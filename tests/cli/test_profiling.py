@@ -1,0 +1,102 @@
+"""``fastobs profile`` brings the profile of one request, or says why there is none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.conftest import TOKEN
+from tests.cli.running import complaint, fastobs
+from tests.parts import serve
+
+
+def test_a_request_is_profiled_and_its_page_kept(service, tmp_path):
+    """The token of the environment will do; status, time and trace are told."""
+    done = fastobs(
+        "profile", f"{service.url}/items/3", folder=tmp_path, FASTOBS_PROFILES_TOKEN=TOKEN
+    )
+
+    assert done.returncode == 0, done.stderr
+    (page,) = tmp_path.iterdir()
+    assert page.name.startswith("profile-")
+    assert "/items/{item_id}" in page.read_text()
+    for expected in ("status    200", "duration  ", "trace id  ", f"profile   {page.name}"):
+        assert expected in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_text_goes_to_the_terminal(service, tmp_path):
+    """The tree can be read where the command was typed, or be piped."""
+    words = ("--token", TOKEN, "--format", "text")
+
+    done = fastobs("profile", f"{service.url}/items/3", *words, folder=tmp_path)
+
+    assert "GET /items/{item_id}" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_request_has_a_profile_too(service, tmp_path):
+    """It is the failing ones that are looked at; a redirect is not followed with the token."""
+    for path, status in (("broken", 503), ("moved", 307)):
+        file = tmp_path / f"{path}.json"
+        words = ("--token", TOKEN, "--format", "json", "--output", file)
+
+        done = fastobs("profile", f"{service.url}/{path}", *words)
+
+        assert done.returncode == 0, done.stderr
+        assert f"status    {status}" in done.stderr
+        assert json.loads(file.read_text())["profile"]["status"] == status
+
+
+def test_method_and_headers_are_those_of_the_request(service, tmp_path):
+    """What the endpoint needs can be sent along."""
+    words = ("--token", TOKEN, "--method", "POST", "--header", "Accept: text/html")
+
+    done = fastobs("profile", f"{service.url}/items/3", *words, folder=tmp_path)
+
+    assert "status    405" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "words", "expected"),
+    [
+        ("/items/1", (), "it wants a token. Give --token"),
+        ("/items/1", ("--token", "wrong"), "its token is another one"),
+        ("/internal", ("--token", TOKEN), "it leaves this path alone. See its setting metrics.ex"),
+        ("/items/1", ("--token", "wrong", "--prefix", "/elsewhere"), "give --prefix"),
+        ("/items/1", ("--header", "Accept"), "write it like --header 'Accept: text/html'"),
+        ("/items/1", ("--token", TOKEN, "--output", "/no/such/folder"), "with --output"),
+    ],
+)
+def test_a_missing_profile_has_its_reason(service, path, words, expected):
+    """No token, another one, a path that is not observed: each is told apart."""
+    assert expected in complaint(fastobs("profile", service.url + path, *words))
+
+
+def test_a_service_that_has_profiled_enough_says_so(tmp_path):
+    """The limit of the service is named with the setting that moves it."""
+    env = {
+        "FASTOBS_PROFILES_TOKEN": TOKEN,
+        "FASTOBS_PROFILES_DIRECTORY": str(tmp_path / "kept"),
+        "FASTOBS_PROFILES_PER_MINUTE": "1",
+    }
+    with serve("tests.cli.shop:app", env=env) as server:
+        words = ("profile", f"{server.url}/items/1", "--token", TOKEN, "--format", "text")
+        assert fastobs(*words).returncode == 0
+
+        assert "FASTOBS_PROFILES_PER_MINUTE" in complaint(fastobs(*words))
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("127.0.0.1:8000/items", "write it like http://127.0.0.1:8000"),
+        ("file:///etc/passwd", "is no address of a service"),
+        ("http://127.0.0.1:1/items", "did not answer: [Errno 111] Connection refused"),
+        ("http://127.0.0.1:one/", "did not answer"),
+    ],
+)
+def test_an_address_without_a_service_is_one_line(url, expected):
+    """Whether it was mistyped or nobody listens."""
+    assert expected in complaint(fastobs("profile", url))

@@ -1,0 +1,1 @@
+"""Faults on purpose, and whether the on-call is told the right thing."""

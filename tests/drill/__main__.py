@@ -1,0 +1,107 @@
+"""`make drill`: break the shop in nine ways, and see that the right alert comes and goes.
+
+Every drill has a shop with two workers, a Prometheus with our rules and an Alertmanager with our example
+of inhibition to itself, so that one fault's echo is not taken for the next one's. The rules are those of
+`alerts/`, only that their time passes faster. Ends with 0 if every alert came, and went, and no other one of
+its severity or worse came that is not a symptom of the fault.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from alerts.__main__ import FAMILIES, file_name
+from alerts.kit import render
+from alerts.pace import Pace
+from alerts.thresholds import THRESHOLDS
+from tests import parts
+
+from .faults import DRILLS, WORKERS, Drill, Stage
+from .report import PAGE, page
+from .watch import Outcome, rehearse
+
+console = Console(highlight=False)
+ROOT = Path(__file__).parents[2]
+INHIBITION = ROOT / "examples" / "stack" / "alertmanager" / "alertmanager.yml"
+
+
+def main(
+    *,
+    only: Annotated[
+        list[str] | None, typer.Option(help="The drills to do; all if not given.")
+    ] = None,
+    faster: Annotated[float, typer.Option(help="What the rules' times are divided by.")] = 30.0,
+    at_once: Annotated[int, typer.Option(help="How many drills are under way.")] = 3,
+) -> None:
+    """Do the drills and say how they went; all of them together also write docs/drills.md."""
+    names = {drill.name for drill in DRILLS}
+    if unknown := set(only or ()) - names:
+        sys.exit(f"There is no drill {min(unknown)!r}. There are: {', '.join(sorted(names))}.")
+    chosen = [drill for drill in DRILLS if not only or drill.name in only]
+    pace = Pace(faster=faster)
+    with ThreadPoolExecutor(at_once) as threads:
+        outcomes = list(threads.map(lambda drill: _told(drill, pace), chosen))
+    if not only:
+        PAGE.write_text(page(outcomes, pace))
+        console.print(f"Written: {PAGE.relative_to(ROOT)}")
+    sys.exit(0 if all(outcome.passed for outcome in outcomes) else 1)
+
+
+def _told(drill: Drill, pace: Pace) -> Outcome:
+    with _stage(pace) as stage:
+        outcome = rehearse(drill, stage)
+    console.print(outcome.line())
+    return outcome
+
+
+@contextmanager
+def _stage(pace: Pace) -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(prefix="fastobs-drill-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        workers = folder / "workers"
+        workers.mkdir()
+        environment = {
+            "SHOP_DATABASE_URL": f"sqlite:///{folder}/shop.db",
+            "FASTOBS_WORKERS_DIRECTORY": str(workers),
+            # With the shipped tick a short window has a hundred heartbeats, and one late one is the P99.
+            "FASTOBS_RUNTIME_TICK": "0.01",
+        }
+        with (
+            parts.serve(
+                "tests.drill.faulty:app", workers=WORKERS, env=environment, ready="/healthz"
+            ) as shop,
+            parts.alertmanager(config=yaml.safe_load(INHIBITION.read_text())) as alertmanager,
+            parts.prometheus(
+                targets={"shop": [shop.address]},
+                rules=_rules(folder, pace),
+                alertmanager=alertmanager,
+            ) as prometheus,
+        ):
+            yield Stage(
+                shop=shop, prometheus=prometheus, alertmanager=alertmanager, workers=workers
+            )
+
+
+def _rules(folder: Path, pace: Pace) -> list[Path]:
+    # The one threshold that is a time to wait, not a duration that users feel.
+    limits = replace(THRESHOLDS, pool_checkout_age=THRESHOLDS.pool_checkout_age / pace.faster)
+    paths = []
+    for family, groups in FAMILIES.items():
+        paths.append(folder / file_name(family))
+        paths[-1].write_text(render(family, pace.groups(groups(limits))))
+    return paths
+
+
+if __name__ == "__main__":
+    typer.run(main)

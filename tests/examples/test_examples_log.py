@@ -1,0 +1,45 @@
+"""The demo's report says what the log says."""
+
+from __future__ import annotations
+
+import json
+
+from examples.report.log import slow_lines, slowest_by_route, why
+
+
+def line(**fields: object) -> str:
+    return json.dumps({"event": "slow_request", "route": "/a", **fields}) + "\n"
+
+
+def test_slow_lines_are_picked_from_between_other_lines():
+    """Tracebacks, other events and half a line are not slow requests."""
+    log = [
+        "INFO:     Started server process [1]\n",
+        line(duration=0.4),
+        '{"event": "other", "duration": 9}\n',
+        '{"event": "slow_request", "durat',
+        "KeyError: 'kettle'\n",
+        line(duration=1.5),
+    ]
+
+    assert [found["duration"] for found in slow_lines(log)] == [1.5, 0.4]
+
+
+def test_the_slowest_line_of_each_route_stands_for_it():
+    """Many lines of one route do not hide the others."""
+    lines = slow_lines([line(duration=3.0), line(duration=2.0), line(duration=1.0, route="/b")])
+
+    found = slowest_by_route(lines)
+
+    assert [(slowest["route"], slowest["duration"], count) for slowest, count in found] == [
+        ("/a", 3.0, 2),
+        ("/b", 1.0, 1),
+    ]
+
+
+def test_the_reason_is_the_two_largest_parts_of_the_line():
+    """Parts come as flat fields; what took no time worth telling is left out."""
+    told = {"duration": 0.5, "db": 0.05, "pool_wait": 0.4, "cpu": 0.02, "http": 0.0, "pid": 7}
+
+    assert why(told) == "pool_wait 400 ms, db 50 ms"
+    assert why({"duration": 0.5, "cpu": 0.0001}) == ""

@@ -1,0 +1,324 @@
+"""Where the time of whole requests went, against what the endpoints themselves measured."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from time import perf_counter
+from typing import Any
+
+import httpx
+import pytest
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from redis import asyncio as redis
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.engine import Engine
+from sqlalchemy.ext.asyncio import create_async_engine
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+
+from fastobs import catalogue, current
+from fastobs.cells import Meters
+from fastobs.cells.meters import Histogram
+from tests.probes.upstream import Upstream, upstream
+
+from .probes.waiting import until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.integration]
+
+Observed = Callable[..., Any]
+SLEEP = text("SELECT pg_sleep(0.2)")
+
+
+class Truth(dict[str, float]):
+    """Seconds by part, as an endpoint saw them."""
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.adds(part, perf_counter() - began)
+
+    def adds(self, part: str, seconds: float) -> None:
+        self[part] = self.get(part, 0.0) + seconds
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine with one connection, which is open."""
+    url = make_url(database_url).set(drivername="postgresql+psycopg")
+    engine = create_engine(url, pool_size=1, max_overflow=0)
+    with engine.connect():
+        pass
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def service() -> Iterator[Upstream]:
+    """Another service."""
+    with upstream() as server:
+        yield server
+
+
+@asynccontextmanager
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        yield http
+
+
+def so_far(meters: Meters) -> tuple[dict[str, float], float]:
+    """Seconds by part, and those of the requests as a whole."""
+    parts = {row.values[1]: row.cells[row.at] for row in meters.rows(catalogue.HTTP_PART)}
+    rows = meters.rows(catalogue.HTTP_DURATION)
+    return parts, sum(row.sum for row in rows if isinstance(row, Histogram))
+
+
+class Parts(dict[str, float]):
+    """Seconds by part of the requests since this was made.
+
+    Make it after a first request, which has more to do: pools get their names, drivers look at the
+    server's types, threads start.
+    """
+
+    def __init__(self, meters: Meters) -> None:
+        super().__init__()
+        self._meters = meters
+        self._before = so_far(meters)
+
+    def measure(self) -> None:
+        """With the rest they are what the requests took together, within 5 %."""
+        parts, whole = so_far(self._meters)
+        before, whole_before = self._before
+        self.update({part: seconds - before.get(part, 0.0) for part, seconds in parts.items()})
+        rest = sum(self.values()) - (whole - whole_before)
+        assert abs(rest) <= 0.05 * (whole - whole_before)
+
+
+def agree(reported: float, truth: float) -> bool:
+    """Whether it is the same time: two clocks were read, on a machine that has other work, too."""
+    return abs(reported - truth) <= 0.25 * truth
+
+
+async def test_three_kinds_of_waiting_at_once_are_no_longer_than_the_request(
+    observed: Observed,
+    meters: Meters,
+    database_url: str,
+    redis_url: str,
+    service: Upstream,
+) -> None:
+    """A query, a blocking read from Redis and a call of another service, side by side."""
+    url = make_url(database_url).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(url)
+    cache = redis.from_url(redis_url)
+    outside = httpx.AsyncClient()
+    began: list[float] = []
+    ended: list[float] = []
+    app = FastAPI()
+
+    @app.get("/")
+    async def endpoint() -> None:
+        async def ask_database() -> None:
+            began.append(perf_counter())
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT pg_sleep(0.6)"))
+                # The ROLLBACK that follows is no statement.
+                ended.append(perf_counter())
+
+        async def ask_cache() -> None:
+            await cache.blpop(["nothing"], timeout=0.2)
+            service.release.set()
+            ended.append(perf_counter())
+
+        async def ask_service() -> None:
+            await outside.get(f"{service.url}/hold")
+            ended.append(perf_counter())
+
+        await asyncio.gather(ask_database(), ask_cache(), ask_service())
+
+    observed(app)
+    async with client(app) as http:
+        await http.get("/")
+        parts = Parts(meters)
+        began.clear()
+        ended.clear()
+        service.release.clear()
+        await http.get("/")
+    parts.measure()
+    waiting = sum(parts.get(part, 0.0) for part in ("db", "pool_wait", "cache", "http"))
+
+    assert agree(waiting, max(ended) - min(began))
+    assert parts["db"] > 0
+    assert parts["cache"] + parts["http"] > 0
+    await engine.dispose()
+    await cache.aclose()
+    await outside.aclose()
+
+
+async def test_a_def_endpoint_has_its_thread_and_the_database_its_queries(
+    observed: Observed, meters: Meters, engine: Engine
+) -> None:
+    """What the function takes without its query is the thread's."""
+    truth = Truth()
+    app = FastAPI()
+
+    @app.get("/")
+    def endpoint() -> None:
+        with truth.of("function"):
+            with engine.connect() as connection, truth.of("db"):
+                connection.execute(SLEEP)
+            with truth.of("work"):
+                sum(range(5_000_000))
+
+    observed(app)
+    async with client(app) as http:
+        await http.get("/")
+        parts = Parts(meters)
+        truth.clear()
+        await http.get("/")
+    parts.measure()
+
+    assert agree(parts["db"], truth["db"])
+    assert agree(parts["thread"] + parts["db"] + parts["pool_wait"], truth["function"])
+    assert parts["thread"] > 0.75 * truth["work"]
+
+
+async def test_an_exhausted_pool_is_pool_wait(
+    observed: Observed, meters: Meters, engine: Engine
+) -> None:
+    """Three at once, and one connection."""
+    truth = Truth()
+    lock = threading.Lock()
+    app = FastAPI()
+
+    @app.get("/")
+    def endpoint() -> None:
+        began = perf_counter()
+        with engine.connect() as connection:
+            got = perf_counter()
+            connection.execute(SLEEP)
+            done = perf_counter()
+        with lock:
+            truth.adds("pool_wait", got - began)
+            truth.adds("db", done - got)
+
+    observed(app)
+    async with client(app) as http:
+        await http.get("/")
+        parts = Parts(meters)
+        truth.clear()
+        await asyncio.gather(*(http.get("/") for _ in range(3)))
+    parts.measure()
+
+    assert agree(parts["pool_wait"], truth["pool_wait"])
+    assert agree(parts["db"], truth["db"])
+    assert 0.75 * truth["db"] < parts["pool_wait"]
+
+
+async def test_the_second_of_two_waits_for_the_only_thread(
+    observed: Observed, meters: Meters, engine: Engine
+) -> None:
+    """From its arrival until its function runs."""
+    truth = Truth()
+    app = FastAPI()
+
+    @app.get("/")
+    def endpoint() -> None:
+        exchange = current()
+        assert exchange is not None
+        truth.adds("thread_wait", perf_counter() - exchange.started)
+        with truth.of("function"), engine.connect() as connection:
+            connection.execute(SLEEP)
+
+    observed(app)
+    current_default_thread_limiter().total_tokens = 1
+    try:
+        async with client(app) as http:
+            await http.get("/")
+            parts = Parts(meters)
+            truth.clear()
+            await asyncio.gather(http.get("/"), http.get("/"))
+    finally:
+        current_default_thread_limiter().total_tokens = 40
+    parts.measure()
+    in_threads = sum(parts[part] for part in ("thread", "db", "pool_wait"))
+
+    assert agree(parts["thread_wait"], truth["thread_wait"])
+    assert agree(in_threads, truth["function"])
+    assert 0.25 * in_threads < parts["thread_wait"] < 0.75 * in_threads
+
+
+async def test_a_stream_is_covered_to_its_last_byte(
+    observed: Observed, meters: Meters, engine: Engine
+) -> None:
+    """Chunks are made in threads, while the response is under way."""
+    truth = Truth()
+    app = FastAPI()
+
+    @app.get("/")
+    async def endpoint() -> StreamingResponse:
+        def chunks() -> Iterator[bytes]:
+            for _ in range(2):
+                with engine.connect() as connection, truth.of("db"):
+                    connection.execute(SLEEP)
+                yield b"x"
+
+        return StreamingResponse(chunks())
+
+    observed(app)
+    async with client(app) as http:
+        await http.get("/")
+        parts = Parts(meters)
+        truth.clear()
+        answer = await http.get("/")
+    parts.measure()
+
+    assert answer.content == b"xx"
+    assert agree(parts["db"], truth["db"])
+    assert parts["db"] > 0.7 * sum(parts.values())
+
+
+async def test_a_middleware_with_a_task_of_its_own_hides_nothing(
+    observed: Observed, meters: Meters, engine: Engine
+) -> None:
+    """Below BaseHTTPMiddleware the endpoint runs in another task; what it leaves behind is not its."""
+    truth = Truth()
+    tasks: list[asyncio.Task[None]] = []
+    release = asyncio.Event()
+    app = FastAPI()
+
+    async def linger() -> None:
+        await release.wait()
+        await asyncio.to_thread(query, "left behind")
+
+    def query(part: str) -> None:
+        with engine.connect() as connection, truth.of(part):
+            connection.execute(SLEEP)
+
+    @app.get("/")
+    async def endpoint(request: Request) -> None:
+        tasks.append(asyncio.create_task(linger()))
+        await asyncio.to_thread(query, "db")
+
+    async def passing_on(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    app.add_middleware(BaseHTTPMiddleware, dispatch=passing_on)
+    observed(app)
+    async with client(app) as http:
+        await http.get("/")
+        parts = Parts(meters)
+        truth.clear()
+        await http.get("/")
+    release.set()
+    await until(lambda: all(task.done() for task in tasks))
+    parts.measure()
+
+    assert agree(parts["db"], truth["db"])

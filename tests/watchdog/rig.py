@@ -1,0 +1,88 @@
+"""An app under watch, without the rest of fastobs around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from fastobs import catalogue
+from fastobs._middleware import Middleware
+from fastobs._routes import Routes
+from fastobs.cells import Meters
+from fastobs.watchdog import Block, Heart, Watchdog
+
+TICK = 0.05
+AFTER = 0.1
+
+T = TypeVar("T")
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+each_loop = pytest.mark.parametrize("loop", LOOPS)
+
+
+def run(work: Coroutine[Any, Any, T], loop: str = "asyncio") -> T:
+    """Like asyncio.run, on the event loop of that name."""
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        return runner.run(work)
+
+
+class Told:
+    """What a watchdog told."""
+
+    def __init__(self) -> None:
+        self.begun: list[Block] = []
+        self.blocks: list[Block] = []
+
+    def goes_on(self, block: Block) -> None:
+        self.begun.append(block)
+
+    def ended(self, block: Block) -> None:
+        self.blocks.append(block)
+
+
+def heart_of_this_loop(kind: type[Heart] = Heart) -> Heart:
+    """One that beats on the running loop."""
+    return kind(asyncio.get_running_loop(), AFTER, Meters().histogram(catalogue.LOOP_LAG))
+
+
+async def beaten(heart: Heart) -> None:
+    """As long as it takes to the next beat."""
+    heart.beaten = None
+    while heart.beaten is None:  # noqa: ASYNC110 - the heart is not of asyncio
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def watched(heart: Heart) -> Iterator[Told]:
+    """A watchdog of this loop; answers with what it tells."""
+    told = Told()
+    watchdog = Watchdog(told, after=AFTER, tick=TICK)
+    watchdog.watch(heart)
+    try:
+        yield told
+    finally:
+        watchdog.stop()
+        heart.stopped = True
+
+
+def served(app: FastAPI) -> ASGIApp:
+    """The app as a server calls it: every request is an exchange."""
+    return Middleware(
+        app,
+        signals=(),
+        routes=Routes(app),
+        pages={},
+        excluded=(),
+        sockets=lambda change: None,
+        started=lambda: None,
+    )

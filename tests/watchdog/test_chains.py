@@ -1,0 +1,180 @@
+"""What tasks wait for, read from another thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import AsyncGenerator, Generator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from fastobs._exchange import CURRENT, Exchange
+from fastobs._routes import Routes
+from fastobs.watchdog import chains
+from fastobs.watchdog.chains import Chains, View, awaited
+from tests.driving import call, scope
+
+from .rig import beaten, heart_of_this_loop, run, served
+
+
+async def inner(until: asyncio.Event) -> None:
+    await until.wait()
+
+
+class Awaitable:
+    """Awaits in a coroutine of its own."""
+
+    def __init__(self, until: asyncio.Event) -> None:
+        self._until = until
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return inner(self._until).__await__()
+
+
+async def wrapped(until: asyncio.Event) -> None:
+    await Awaitable(until)
+
+
+async def counts(until: asyncio.Event) -> AsyncGenerator[int, None]:
+    try:
+        await inner(until)
+        yield 1
+    finally:
+        pass
+
+
+async def iterates(until: asyncio.Event) -> None:
+    async for _ in counts(until):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("work", "names"),
+    [
+        (inner, ["inner", "Event.wait"]),
+        (wrapped, ["wrapped", "inner", "Event.wait"]),
+        (iterates, ["iterates", "counts", "inner", "Event.wait"]),
+    ],
+)
+def test_a_chain_leads_from_the_task_to_what_it_waits_for(work: Any, names: list[str]) -> None:
+    """Through whatever has frames."""
+
+    async def main() -> list[str]:
+        until = asyncio.Event()
+        task = asyncio.create_task(work(until))
+        await asyncio.sleep(0)
+        found = [code.co_qualname for code, _ in awaited(task)]
+        until.set()
+        await task
+        return found
+
+    assert run(main()) == names
+
+
+def test_a_chain_is_not_followed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recursion is cut."""
+    monkeypatch.setattr(chains, "MAX_DEPTH", 5)
+
+    async def recurs(left: int, until: asyncio.Event) -> None:
+        await (recurs(left - 1, until) if left else until.wait())
+
+    async def main() -> int:
+        until = asyncio.Event()
+        task = asyncio.create_task(recurs(20, until))
+        await asyncio.sleep(0)
+        found = len(list(awaited(task)))
+        until.set()
+        await task
+        return found
+
+    assert run(main()) == 5
+
+
+def test_a_request_without_tasks_waits_nowhere() -> None:
+    """They may have ended just now."""
+    exchange = Exchange(scope("/"), Routes(None), 0.0)  # type: ignore[arg-type]
+
+    assert list(Chains([], exchange)) == []
+
+
+def test_a_step_that_began_meanwhile_is_not_taken_for_a_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither its frames nor what it awaits are known then; another look will tell."""
+    app = FastAPI()
+    views: list[tuple[object, object]] = []
+
+    @app.get("/")
+    async def endpoint() -> None:
+        exchange = CURRENT.get()
+        assert exchange is not None
+        loop = asyncio.get_running_loop()
+        heart = heart_of_this_loop()
+        await beaten(heart)
+        tasks = iter([asyncio.current_task(), None])
+
+        def look() -> None:
+            frames = sys._current_frames()
+            steady = View(heart, loop, {exchange}, frames, None)
+            monkeypatch.setattr(asyncio, "current_task", lambda _: next(tasks))
+            moving = View(heart, loop, {exchange}, frames, None)
+            monkeypatch.undo()
+            views.append((steady.stacks(exchange), moving.stacks(exchange)))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+
+    run(call(served(app)))
+
+    ((steady, moving),) = views
+    assert isinstance(steady, list)
+    assert any("endpoint" in frame for frame in steady[0])
+    assert moving == []
+
+
+def test_a_thread_is_found_by_whom_it_works_for() -> None:
+    """Not another request's, and none if nothing is known of threads."""
+
+    class Errand:
+        def __init__(self, exchange: Exchange) -> None:
+            self.exchange = exchange
+
+        def __call__(self) -> None:
+            works()
+
+    begun, end = threading.Barrier(3, timeout=30.0), threading.Event()
+
+    def works() -> None:
+        begun.wait()
+        end.wait()
+
+    async def main() -> list[list[list[str]]]:
+        heart = heart_of_this_loop()
+        mine, other = (Exchange(scope("/"), Routes(None), 0.0) for _ in range(2))  # type: ignore[arg-type]
+        threads = [threading.Thread(target=Errand(each), daemon=True) for each in (other, mine)]
+        for thread in threads:
+            thread.start()
+        begun.wait()
+        CURRENT.set(mine)
+        task = asyncio.create_task(inner(until := asyncio.Event()))
+        CURRENT.set(None)
+        await asyncio.sleep(0)
+        frames, loop = sys._current_frames(), asyncio.get_running_loop()
+        codes = (Errand.__call__.__code__, main.__code__, None)
+        found = [View(heart, loop, {mine}, frames, code).stacks(mine) for code in codes]
+        end.set()
+        until.set()
+        await task
+        for thread in threads:
+            thread.join()
+        return found
+
+    (known,), (unknown,), (without,) = run(main())
+
+    assert "works" in [frame.partition("\x00")[0] for frame in known]
+    assert unknown == without
+    assert "works" not in [frame.partition("\x00")[0] for frame in without]
