@@ -24,7 +24,7 @@ demo: $(READY) ## Run a shop under load and show what was seen, in about a minut
 
 test: parts lint check ## Run every check and every test, on real servers
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=$(COVERAGE)
 
