@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from examples.report.log import slow_lines, slow_table
+from examples.report.log import blocks, slow_lines, slow_table
 from examples.running import DemoError, Process, free_port, load, running, shop, wait_until
 from fastobs.cli import render, rows
 from fastobs.cli.exposition import Samples, gather, increase
@@ -162,8 +162,8 @@ def _report(console: Console, gained: Samples, peaks: Peaks, *, seconds: float, 
     if not routes:
         msg = "/metrics shows no request, although there was load."
         raise DemoError(msg, log=log)
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        slow = slow_lines(lines)
+    with log.open(encoding="utf-8", errors="replace") as file:
+        lines = file.readlines()
     requests = sum(row.requests for row in routes)
     console.print()
     console.rule("What fastobs saw")
@@ -176,10 +176,10 @@ def _report(console: Console, gained: Samples, peaks: Peaks, *, seconds: float, 
         (render.parts(routes), "the server does not say."),
         (render.pools(rows.pools(gained, peaks)), "none was used."),
         (render.caches(rows.caches(gained)), "none was asked."),
-        (render.blocks(rows.blocks(gained)), "nobody."),
+        (blocks(lines), "nobody."),
         (render.limits(rows.limits(gained)), "none was asked."),
         (render.findings(rows.findings(gained)), "nothing."),
-        (slow_table(slow), f"none took longer than {SLOW_AFTER:g} seconds."),
+        (slow_table(slow_lines(lines)), f"none took longer than {SLOW_AFTER:g} seconds."),
     ):
         render.show(console, table, otherwise=otherwise)
 

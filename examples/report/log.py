@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from fastobs.catalogue import PART
 from fastobs.cli.render import blank, seconds
 from fastobs.cli.rows import NO_ROUTE
 
-__all__ = ["slow_lines", "slow_table", "slowest_by_route", "why"]
+__all__ = ["blocks", "slow_lines", "slow_table", "slowest_by_route", "why"]
 
 
 def slow_lines(log: Iterable[str]) -> list[dict[str, Any]]:
     """The ``slow_request`` lines of a log in which other things may stand, the slowest first."""
-    lines = []
-    for text in log:
-        if not text.startswith("{"):
-            continue
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if line.get("event") == "slow_request" and "duration" in line:
-            lines.append(line)
-    return sorted(lines, key=lambda line: -float(line["duration"]))
+    return sorted(_events(log, "slow_request"), key=lambda line: -float(line["duration"]))
 
 
 def slowest_by_route(lines: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int]]:
@@ -56,7 +45,47 @@ def slow_table(lines: Iterable[Mapping[str, Any]], *, most: int = 6) -> Table:
 
 
 def why(line: Mapping[str, Any], *, most: int = 2) -> str:
-    """The largest parts that the line names, ``db 210 ms, pool_wait 40 ms``."""
-    parts = {part: line[part] for part in PART if isinstance(line.get(part), int | float)}
+    """What the line found, and the largest parts that it names: ``db 210 ms, pool_wait 40 ms``."""
+    parts = line.get("parts", {})
     largest = sorted(parts.items(), key=lambda item: -item[1])[:most]
-    return ", ".join(f"{part} {seconds(value)}" for part, value in largest if value >= 0.001)
+    return ", ".join(
+        [_finding(found) for found in line.get("findings", ())]
+        + [f"{part} {seconds(value)}" for part, value in largest if value >= 0.001]
+    )
+
+
+def _finding(found: Mapping[str, Any]) -> str:
+    what = found.get("relation") or found.get("statement") or found.get("kind", "")
+    at = f" at {found['at']}" if found.get("at") else ""
+    return f"{found.get('count', '')} x {what}{at}"
+
+
+def blocks(log: Iterable[str]) -> Table:
+    """Who blocked the event loop, by place: how often, for how long at most, and who waited."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in _events(log, "event_loop_blocked"):
+        place = f"{line['function']} at {line['file']}:{line['line']}"
+        found[f"{line['route'] or NO_ROUTE}\n{place}"].append(line)
+    table = blank(
+        "Who blocked the event loop, from the log", "route, place", "times", "longest", "delayed"
+    )
+    for place, lines in sorted(found.items(), key=lambda item: -len(item[1])):
+        table.add_row(
+            place,
+            f"{sum(1 + line['suppressed'] for line in lines):,}",
+            seconds(max(float(line["duration"]) for line in lines)),
+            f"{sum(line['delayed'] for line in lines):,}",
+        )
+    return table
+
+
+def _events(log: Iterable[str], event: str) -> Iterator[dict[str, Any]]:
+    for text in log:
+        if not text.startswith("{"):
+            continue
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if line.get("event") == event and "duration" in line:
+            yield line

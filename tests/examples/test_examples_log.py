@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from examples.report.log import slow_lines, slowest_by_route, why
+from examples.report.log import blocks, slow_lines, slowest_by_route, why
 
 
 def line(**fields: object) -> str:
@@ -38,8 +38,35 @@ def test_the_slowest_line_of_each_route_stands_for_it():
 
 
 def test_the_reason_is_the_two_largest_parts_of_the_line():
-    """Parts come as flat fields; what took no time worth telling is left out."""
-    told = {"duration": 0.5, "db": 0.05, "pool_wait": 0.4, "cpu": 0.02, "http": 0.0, "pid": 7}
+    """What took no time worth telling is left out; what repeats itself comes first."""
+    parts = {"db": 0.05, "pool_wait": 0.4, "thread": 0.02, "http": 0.0}
+    found = {"kind": "repeated_query", "relation": "Order.items", "count": 40, "at": "shop.py:3"}
 
-    assert why(told) == "pool_wait 400 ms, db 50 ms"
-    assert why({"duration": 0.5, "cpu": 0.0001}) == ""
+    assert why({"duration": 0.5, "parts": parts}) == "pool_wait 400 ms, db 50 ms"
+    assert why({"duration": 0.5, "parts": {"thread": 0.0001}}) == ""
+    assert why({"parts": {"db": 0.2}, "findings": [found]}) == (
+        "40 x Order.items at shop.py:3, db 200 ms"
+    )
+
+
+def test_blocks_of_the_event_loop_are_counted_by_place():
+    """Those that the log was spared, too."""
+    block = {
+        "event": "event_loop_blocked",
+        "route": "/a",
+        "function": "load",
+        "file": "shop.py",
+        "line": 7,
+        "duration": 0.25,
+        "delayed": 2,
+        "suppressed": 3,
+    }
+
+    table = blocks([json.dumps(block) + "\n", json.dumps({**block, "suppressed": 0}) + "\n"])
+
+    assert [list(column.cells) for column in table.columns] == [
+        ["/a\nload at shop.py:7"],
+        ["5"],
+        ["250 ms"],
+        ["4"],
+    ]
