@@ -193,7 +193,8 @@ def levels(now: Samples, gained: Samples) -> list[Level]:
         )
         for key in used.keys() | most.keys()
     ]
-    return sorted(rows, key=lambda row: (-row.used / row.most if row.most else 0.0, row.pool))
+    # Without a limit, `most` is NaN, which no order can have.
+    return sorted(rows, key=lambda row: (-row.used / row.most if row.most > 0 else 0.0, row.pool))
 
 
 def caches(gained: Samples) -> list[Cache]:

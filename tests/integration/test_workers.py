@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -165,21 +166,23 @@ def test_recycled_workers_lose_nothing_and_leave_nothing(
     with serve(name, tmp_path, option, "40") as server:
         parts.eventually(lambda: live(server) == WORKERS, within=60)
         folder = folder_of(server)
-        counted = 0
+        asked = got = 0
         while total(server, catalogue.WORKER_STARTS.name) < WORKERS + RECYCLED:
-            counted += _until_answered(server, counted)
+            asked += 1
+            got += _is_answered(server, asked)
 
-        assert answered(server) == counted
+        # A worker that ends may refuse a connection, or cut one that it has served already.
+        assert got <= answered(server) <= asked
+        assert got > 40
         assert len(list(folder.glob("*.lock"))) <= 2 * WORKERS
 
 
-def _until_answered(server: parts.Server, number: int) -> int:
-    """A worker that is being recycled may refuse a connection; that is no answer."""
+def _is_answered(server: parts.Server, number: int) -> bool:
     try:
         ask(server, number)
-    except OSError:
-        return 0
-    return 1
+    except (OSError, HTTPException):
+        return False
+    return True
 
 
 def test_two_services_under_one_shell_are_strangers(tmp_path: Path) -> None:

@@ -614,7 +614,7 @@ def test_another_profilers_hook_is_not_replaced(app: FastAPI, tmp_path: Path):
     assert run(within()).headers["x-profile-status"] == "busy"
 
 
-def test_whoever_wraps_run_sync_meanwhile_keeps_it(tmp_path: Path, monkeypatch):
+def test_whoever_wraps_run_sync_meanwhile_keeps_it(tmp_path: Path):
     """What another library put on top of ours stays, works, and does not grow with each profile."""
     app = FastAPI()
     original = anyio.to_thread.run_sync
@@ -626,20 +626,22 @@ def test_whoever_wraps_run_sync_meanwhile_keeps_it(tmp_path: Path, monkeypatch):
         async def run_sync(function, *args, **options):
             return await within(function, *args, **options)
 
-        monkeypatch.setattr(anyio.to_thread, "run_sync", run_sync)
+        anyio.to_thread.run_sync = run_sync  # type: ignore[assignment]
 
     @app.get("/work")
     def endpoint() -> None:
         work()
 
     rig = Rig(app, tmp_path)
-    run(rig.get("/wrap"))
-    wrapped = anyio.to_thread.run_sync
-    answers = [run(rig.get("/work")) for _ in range(2)]
+    try:
+        run(rig.get("/wrap"))
+        wrapped = anyio.to_thread.run_sync
+        answers = [run(rig.get("/work")) for _ in range(2)]
 
-    assert anyio.to_thread.run_sync is wrapped
-    assert all("work" in rig.functions(answer) for answer in answers)
-    monkeypatch.setattr(anyio.to_thread, "run_sync", original)
+        assert anyio.to_thread.run_sync is wrapped
+        assert all("work" in rig.functions(answer) for answer in answers)
+    finally:
+        anyio.to_thread.run_sync = original
 
 
 class Failing:
