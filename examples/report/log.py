@@ -67,7 +67,7 @@ def blocks(log: Iterable[str]) -> Table:
         place = f"{line['function']} at {line['file']}:{line['line']}"
         found[f"{line['route'] or NO_ROUTE}\n{place}"].append(line)
     table = blank(
-        "Who blocked the event loop, from the log", "route, place", "times", "longest", "delayed"
+        "Event loop blocked by, from the log", "route, place", "times", "longest", "delayed"
     )
     for place, lines in sorted(found.items(), key=lambda item: -len(item[1])):
         table.add_row(
