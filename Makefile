@@ -14,6 +14,8 @@ OLDEST_TESTS := aiocache aiohttp asyncpg cachetools cashews dogpile fastapi_cach
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
+PROFILED := tests/signals/test_profiles.py
+
 .PHONY: help demo test oldest bench soak drill lint clean parts check
 
 help: ## Say what can be made
@@ -24,7 +26,9 @@ demo: $(READY) ## Run a shop under load and show what was seen, in about a minut
 
 test: parts lint check ## Run every check and every test, on real servers
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@# Profiles first and in a process of their own, where no other test has used its threads.
+	$(BIN)/coverage run -m pytest $(PROFILED)
+	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile --deselect $(PROFILED) $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=$(COVERAGE)
 
