@@ -114,8 +114,8 @@ def supported_page() -> str:
         "",
         f"fastobs itself is tested with FastAPI {releases('fastapi')}, Starlette {releases('starlette')} and",
         f"the OpenTelemetry SDK {releases('opentelemetry-sdk')}. `make oldest` repeats the adapters' tests",
-        "with the oldest releases. A release that an adapter does not know is left alone, and",
-        "`handle.status()` says so.",
+        "with the oldest releases. Of a release in which an adapter misses what it needs, it is left out:",
+        "the app goes on, `fastobs_instrumentation_errors_total` counts it, and the log says which.",
     ]
     lines += [
         "",
