@@ -129,9 +129,7 @@ def main(
         parts.eventually(lambda: live(running) >= WORKERS, within=60)
         counted = answered(running)
         seen.scrape(running, folder)
-    _report(load, seen, counted, killed, reloads)
-    if recycles and seen.starts < recycles + WORKERS:
-        sys.exit(f"Only {seen.starts - WORKERS:.0f} workers were recycled in time.")
+    _report(load, seen, counted, killed, reloads, fewest=WORKERS + (recycles or 0))
 
 
 def _kill(folder: Path, chance: random.Random) -> int:
@@ -144,7 +142,9 @@ def _kill(folder: Path, chance: random.Random) -> int:
     return 1
 
 
-def _report(load: Load, seen: Seen, counted: float, kills: int, reloads: int) -> None:
+def _report(
+    load: Load, seen: Seen, counted: float, kills: int, reloads: int, *, fewest: int
+) -> None:
     for line in load.cut:
         console.print(f"cut: {line}")
     console.print(
@@ -161,6 +161,7 @@ def _report(load: Load, seen: Seen, counted: float, kills: int, reloads: int) ->
     faults = [
         name
         for name, wrong in {
+            "too few workers were recycled in time": seen.starts < fewest,
             "requests were lost": counted < load.answered,
             "requests were made up": counted > load.answered + len(load.cut),
             "a scrape fell": seen.counts != sorted(seen.counts),
