@@ -14,7 +14,7 @@ from starlette.types import Scope
 from ._contain import contain
 from ._routes import Routes
 
-__all__ = ["CURRENT", "METHODS", "NO_PARTS", "Exchange", "current"]
+__all__ = ["CURRENT", "METHODS", "NO_PARTS", "Exchange", "current", "qualified_name"]
 
 METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
@@ -173,6 +173,12 @@ class Exchange:
 
 NO_PARTS: Mapping[str, float] = MappingProxyType({})
 """What most exchanges have; with the first part it gets its own."""
+
+
+def qualified_name(cls: type) -> str:
+    """As OpenTelemetry names exceptions: with the module, unless it is a builtin."""
+    module = cls.__module__
+    return cls.__qualname__ if module == "builtins" else f"{module}.{cls.__qualname__}"
 
 
 CURRENT: ContextVar[Exchange | None] = ContextVar("fastobs_exchange", default=None)

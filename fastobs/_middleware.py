@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ._contain import contain, contained
-from ._exchange import CURRENT, Exchange, Finish, Signal
+from ._exchange import CURRENT, Exchange, Finish, Signal, qualified_name
 from ._routes import Routes
 
 __all__ = ["Clock", "Middleware"]
@@ -338,12 +338,6 @@ def _error_type(exchange: Exchange) -> str:
         return qualified_name(type(exchange.exception))
     status = exchange.status
     return str(status) if status is not None and status >= 500 else ""
-
-
-def qualified_name(cls: type) -> str:
-    """As OpenTelemetry names exceptions: with the module, unless it is a builtin."""
-    module = cls.__module__
-    return cls.__qualname__ if module == "builtins" else f"{module}.{cls.__qualname__}"
 
 
 def _name(part: object) -> str:

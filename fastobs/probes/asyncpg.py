@@ -26,7 +26,8 @@ from fastobs.cells import Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._pools import ACQUIRING, Account, Acquire, Checkout, Pools, Statements, argument
+from ._pools import ACQUIRING, Account, Acquire, Checkout, Pools
+from ._statements import Statements, argument
 
 __all__ = ["AsyncPG", "probe"]
 

@@ -16,7 +16,7 @@ from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._hooks import Hooks
-from ._pools import Statements, argument
+from ._statements import Statements, argument
 
 __all__ = ["Psycopg", "probe"]
 

@@ -34,6 +34,7 @@ from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._hooks import Hooks
+from ._pools import ages
 
 __all__ = ["Listener", "PyMongo", "probe"]
 
@@ -444,13 +445,7 @@ def _readings(listener: Listener, *, pending: bool) -> Iterator[Reading]:
         yield Reading(catalogue.POOL_PENDING, (name,), len(listener.waiting))
     if (most := _most(listener.client())) is not None:
         yield Reading(catalogue.POOL_MAX, (name,), most * len(listener.pools))
-    now = perf_counter()
-    oldest: dict[str, float] = {}
-    for checkout in out:
-        route = checkout.route
-        oldest[route] = max(now - checkout.since, oldest.get(route, 0.0))
-    for route, age in oldest.items():
-        yield Reading(catalogue.POOL_OLDEST, (name, route), age)
+    yield from ages(name, out)
 
 
 def _most(client: Any) -> int | None:

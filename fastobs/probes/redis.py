@@ -26,7 +26,7 @@ from redis.exceptions import MaxConnectionsError
 
 from fastobs import catalogue
 from fastobs._contain import contain
-from fastobs._exchange import CURRENT, Exchange
+from fastobs._exchange import CURRENT, Exchange, qualified_name
 from fastobs._parts import enter, leave
 from fastobs.cells import Meters, Reading
 from fastobs.cells.meters import Histogram
@@ -34,6 +34,7 @@ from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._hooks import Hooks
+from ._pools import ages
 from ._replies import OBSERVERS
 
 __all__ = ["RedisProbe", "probe"]
@@ -587,7 +588,7 @@ class Commands:
         return now - operation.began - operation.waited
 
     def _row(self, name: str, error: Any) -> Histogram:
-        kind = "" if error is None else _class_of(error)
+        kind = "" if error is None else qualified_name(type(error))
         row = self._rows.get((name, kind))
         if row is None:
             label = name if COMMAND.fullmatch(name) else "_OTHER"
@@ -614,11 +615,6 @@ def _name_of(args: Any) -> str:
     return word if word.isupper() else word.upper()
 
 
-def _class_of(error: BaseException) -> str:
-    kind = type(error)
-    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-
-
 def _is_timeout(error: BaseException | None) -> bool:
     # A blocking pool has no error of its own for it; the other kind of pool has for being full.
     return isinstance(error, NoConnection) and not isinstance(error, MaxConnectionsError)
@@ -634,13 +630,7 @@ def _readings(account: Account, pool: Any, out: list[Checkout]) -> Iterator[Read
         yield Reading(catalogue.POOL_COUNT, (name, "idle"), idle)
     if pool.max_connections < UNLIMITED:
         yield Reading(catalogue.POOL_MAX, (name,), pool.max_connections)
-    now = perf_counter()
-    oldest: dict[str, float] = {}
-    for checkout in out:
-        route = checkout.route
-        oldest[route] = max(now - checkout.since, oldest.get(route, 0.0))
-    for route, age in oldest.items():
-        yield Reading(catalogue.POOL_OLDEST, (name, route), age)
+    yield from ages(name, out)
 
 
 def _free(pool: Any) -> list[Any] | None:

@@ -24,7 +24,7 @@ from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonT
 
 from fastobs import catalogue
 from fastobs._contain import contain
-from fastobs._exchange import CURRENT, Exchange
+from fastobs._exchange import CURRENT, Exchange, qualified_name
 from fastobs._health import Check
 from fastobs._parts import enter, leave
 from fastobs.cells import Meters, Reading
@@ -33,9 +33,11 @@ from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._hooks import Hooks
+from ._pools import ages
 from ._repeats import sent
 from ._server import Asker, Server
 from ._sites import Site, call_site, written
+from ._statements import OPERATIONS
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -448,7 +450,7 @@ class Statements:
         """The driver raised; also when the task was cancelled meanwhile."""
         try:
             error = failure.sqlalchemy_exception or failure.original_exception
-            self._done(failure.execution_context, failure.statement, _kind(type(error)))
+            self._done(failure.execution_context, failure.statement, qualified_name(type(error)))
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -476,7 +478,7 @@ class Statements:
             leave(exchange, "db", now)
             row = None if failure else self._rows.get((system, operation))
             if row is None:
-                row = self._row(system, operation, _kind(failure) if failure else "")
+                row = self._row(system, operation, qualified_name(failure) if failure else "")
                 if failure is None:
                     self._rows[system, operation] = row
             row.observe(now - began)
@@ -517,45 +519,9 @@ Ending = tuple[str, Exchange | None, float]
 """Dialect, the exchange that waits for it, and when it began."""
 
 
-def _kind(error: type[BaseException]) -> str:
-    return f"{error.__module__}.{error.__qualname__}".removeprefix("builtins.")
-
-
 SYSTEMS = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 """Dialects whose name is not the one of the semantic conventions
 (https://opentelemetry.io/docs/specs/semconv/database/database-spans/)."""
-
-OPERATIONS = frozenset(
-    {
-        "ALTER",
-        "ANALYZE",
-        "BEGIN",
-        "CALL",
-        "COMMIT",
-        "COPY",
-        "CREATE",
-        "DELETE",
-        "DROP",
-        "EXPLAIN",
-        "INSERT",
-        "LOCK",
-        "MERGE",
-        "PRAGMA",
-        "REFRESH",
-        "RELEASE",
-        "REPLACE",
-        "ROLLBACK",
-        "SAVEPOINT",
-        "SELECT",
-        "SET",
-        "SHOW",
-        "TRUNCATE",
-        "UPDATE",
-        "VACUUM",
-        "WITH",
-    }
-)
-"""Anything else is ``_OTHER``: a label is not made from what a statement happens to begin with."""
 
 
 def _readings(account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Reading]:
@@ -568,13 +534,7 @@ def _readings(account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Rea
         yield Reading(catalogue.POOL_COUNT, (name, "idle"), idle)
     for metric, value in _sizes(pool).items():
         yield Reading(metric, (name,), value)
-    now = perf_counter()
-    oldest: dict[str, float] = {}
-    for checkout in out:
-        route = checkout.route
-        oldest[route] = max(now - checkout.since, oldest.get(route, 0.0))
-    for route, age in oldest.items():
-        yield Reading(catalogue.POOL_OLDEST, (name, route), age)
+    yield from ages(name, out)
 
 
 def _held(checkout: Checkout, duration: float, threshold: float) -> dict[str, object]:

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
-import site
-import sys
-import sysconfig
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from pyinstrument.session import Session
 
-__all__ = ["Sample", "Stacks", "Tree", "relative"]
+from fastobs._files import SITE, STDLIB, relative
+
+__all__ = ["Sample", "Stacks", "Tree"]
 
 VERSION = 1
-
-SITE = "site-packages"
-STDLIB = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 class Sample(NamedTuple):
@@ -186,35 +180,3 @@ def _clean(frame: str) -> str:
         # In the place of the line there is the thread's number, which is an address in memory.
         return f"{function}\x00{file}\x000"
     return f"{function}\x00{relative(file)}\x00{line}{separator}{attributes}"
-
-
-@cache
-def relative(file: str) -> str:
-    """A path that says which file of the project or of a library, but not where they are installed."""
-    if file.startswith("<") or not file:
-        return file
-    path = Path(file)
-    if not path.is_absolute():
-        return file if ".." not in path.parts else path.name
-    for folder, name in _folders():
-        if path.is_relative_to(folder):
-            return (name / path.relative_to(folder)).as_posix()
-    return path.name
-
-
-@cache
-def _folders() -> list[tuple[Path, Path]]:
-    """Where code comes from, with what stands for it; what lies deepest comes first."""
-    folders = {Path(__file__).parents[1]: Path(SITE, "fastobs")}
-    for key in ("stdlib", "platstdlib"):
-        folders[Path(sysconfig.get_path(key))] = Path(STDLIB)
-    for place in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        folders[Path(place)] = Path(SITE)
-    for place in (*site.getsitepackages(), site.getusersitepackages()):
-        folders[Path(place)] = Path(SITE)
-    for place in ("", *sys.path):
-        entry = Path(place).absolute()
-        # Relative to the root would be the absolute path again.
-        if entry != Path(entry.anchor) and not place.endswith(".zip"):
-            folders.setdefault(entry, Path())
-    return sorted(folders.items(), key=lambda item: -len(item[0].parts))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from weakref import ref
 
 from fastobs._exchange import CURRENT, Exchange
-from fastobs.profiling.stacks import SITE, STDLIB, relative
+from fastobs._files import SITE, STDLIB, relative
 
 from .heart import Heart, depth
 

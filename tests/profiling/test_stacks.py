@@ -5,13 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-import sysconfig
-from pathlib import Path
 
 import pytest
 
-import fastobs
-from fastobs.profiling.stacks import Sample, Stacks, Tree, relative
+from fastobs.profiling.stacks import Sample, Stacks, Tree
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -89,22 +86,3 @@ def test_common_beginnings_are_stored_once():
     assert (tree.path(one), tree.path(other)) == (["a", "b", "c"], ["a", "b", "d"])
     assert tree.add(["a", "b", "c"]) == one
     assert tree.add([]) == -1
-
-
-@pytest.mark.parametrize(
-    ("file", "shown"),
-    [
-        (str(Path(__file__)), "tests/profiling/test_stacks.py"),
-        (f"{sysconfig.get_path('purelib')}/httpx/_client.py", "site-packages/httpx/_client.py"),
-        (f"{sysconfig.get_path('stdlib')}/asyncio/events.py", f"{PYTHON}/asyncio/events.py"),
-        (fastobs.__file__, "site-packages/fastobs/__init__.py"),
-        ("/nowhere/home/alice/app.py", "app.py"),
-        ("../alice/app.py", "app.py"),
-        ("shop/app.py", "shop/app.py"),
-        ("<string>", "<string>"),
-        ("", ""),
-    ],
-)
-def test_a_path_is_relative_to_the_project_or_to_where_libraries_are(file: str, shown: str):
-    """Where neither holds, only the file's name is left."""
-    assert relative(file) == shown

@@ -1,0 +1,46 @@
+"""Which file of the project or of a library, without where that is installed."""
+
+from __future__ import annotations
+
+import site
+import sys
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+__all__ = ["SITE", "STDLIB", "relative"]
+
+SITE = "site-packages"
+STDLIB = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@cache
+def relative(file: str) -> str:
+    """A path that says which file of the project or of a library, but not where they are installed."""
+    if file.startswith("<") or not file:
+        return file
+    path = Path(file)
+    if not path.is_absolute():
+        return file if ".." not in path.parts else path.name
+    for folder, name in _folders():
+        if path.is_relative_to(folder):
+            return (name / path.relative_to(folder)).as_posix()
+    return path.name
+
+
+@cache
+def _folders() -> list[tuple[Path, Path]]:
+    """Where code comes from, with what stands for it; what lies deepest comes first."""
+    folders = {Path(__file__).parent: Path(SITE, "fastobs")}
+    for key in ("stdlib", "platstdlib"):
+        folders[Path(sysconfig.get_path(key))] = Path(STDLIB)
+    for place in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        folders[Path(place)] = Path(SITE)
+    for place in (*site.getsitepackages(), site.getusersitepackages()):
+        folders[Path(place)] = Path(SITE)
+    for place in ("", *sys.path):
+        entry = Path(place).absolute()
+        # Relative to the root would be the absolute path again.
+        if entry != Path(entry.anchor) and not place.endswith(".zip"):
+            folders.setdefault(entry, Path())
+    return sorted(folders.items(), key=lambda item: -len(item[0].parts))
