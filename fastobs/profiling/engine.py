@@ -96,6 +96,8 @@ class Recording:
         self._cpu = time.process_time()
         self._thread = threading.get_ident()
         self._tree = Tree()
+        # Of its own, as the sampler may interrupt what adds to it, and adds to the other.
+        self._stems = Tree()
         self._timeline = Timeline(clock)
         self._hops: list[Hop] = []
         self._beginning: list[str] = []
@@ -110,12 +112,14 @@ class Recording:
         self._beginning = build_call_stack(frame, "initial", None)
         self._waiting = Waiting(self, self._beginning)
         THREADS.attach()
+        # The first sample may come before the sampler's start has returned.
+        self._attached = self.running = True
         try:
             sampler.subscribe(self, desired_interval=self.interval, use_async_context=True)
         except BaseException:
+            self._attached = self.running = False
             THREADS.detach()
             raise
-        self._attached = self.running = True
 
     def stop(self) -> None:
         """End it; from any thread, as often as one likes."""
@@ -124,12 +128,17 @@ class Recording:
             self.ended = self._clock()
             self._cpu = time.process_time() - self._cpu
         # In another thread than the sampler's it cannot be detached; its next sample will do it.
-        if self._attached and threading.get_ident() == self._thread:
+        if self._attached and self.here:
             self._attached = False
             _unsubscribe(self)
             THREADS.detach()
         if active_profiler_context_var.get() is self:
             active_profiler_context_var.set(None)
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the thread of its event loop; another loop's may share its context."""
+        return threading.get_ident() == self._thread
 
     def __call__(self, stack: list[str], seconds: float, state: AsyncState | None) -> None:
         """One sample, from pyinstrument, in the midst of whatever the thread was doing.
@@ -170,7 +179,7 @@ class Recording:
 
     def hop(self, function: Callable[..., Any], frame: FrameType) -> Hop:
         """The function, to be called in a worker thread, with its samples under the frame."""
-        return Hop(function, self, self._tree.add(build_call_stack(frame, "initial", None)))
+        return Hop(function, self, self._stems.add(build_call_stack(frame, "initial", None)))
 
     def hopped(self, hop: Hop) -> None:
         """Remember a hop, which has a sample; a stream makes thousands that have none."""
@@ -179,7 +188,11 @@ class Recording:
     def stacks(self, description: str) -> Stacks:
         """Everything recorded, by time; not on the event loop, since it takes a while."""
         hops = list(self._hops)
-        notes = [list(self._awaited(hops)), *(hop.grafted(self._tree) for hop in hops)]
+        stems = [self._tree.add(self._stems.path(hop.below)) for hop in hops]
+        notes = [
+            list(self._awaited(hops)),
+            *(hop.grafted(self._tree, stem) for hop, stem in zip(hops, stems, strict=True)),
+        ]
         return Stacks.of(
             self._tree,
             [Sample(node, seconds) for _, node, seconds in merge(*notes, key=itemgetter(0))],
@@ -265,12 +278,12 @@ class Hop:
             if sampled:
                 _unsubscribe(self.saw)
 
-    def grafted(self, tree: Tree) -> list[Note]:
+    def grafted(self, tree: Tree, stem: int) -> list[Note]:
         """The thread's samples in the tree of the loop's, below where the loop waits for them.
 
         It may still be running: then these are the samples so far.
         """
-        stem, notes = self.below, list(self.timeline.notes)
+        notes = list(self.timeline.notes)
         nodes: list[int] = []
         for parent, frame in zip(list(self.tree.parents), self.tree.frames, strict=False):
             # A parent is always older than its child.
@@ -346,7 +359,12 @@ def _replace_run_sync() -> Callable[[], None]:
     # Not async: it would be one more frame under everything that waits for a thread.
     def run_sync(func: Any, *args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
         recording = active_profiler_context_var.get()
-        if isinstance(recording, Recording) and recording.running and not isinstance(func, Hop):
+        if (
+            isinstance(recording, Recording)
+            and recording.running
+            and recording.here
+            and not isinstance(func, Hop)
+        ):
             try:
                 func = recording.hop(func, sys._getframe(1))
             except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -19,7 +20,7 @@ from pyinstrument.stack_sampler import (
     get_stack_sampler,
 )
 
-from fastobs.profiling.engine import MAX_DEPTH, Note, Recording, _unsubscribe, busy, record
+from fastobs.profiling.engine import MAX_DEPTH, Hop, Note, Recording, _unsubscribe, busy, record
 from fastobs.profiling.waiting import Waiting, _chain
 from tests.driving import Clock
 from tests.profiling.rig import burn, each_loop, named, run
@@ -263,6 +264,55 @@ def test_a_function_that_comes_too_late_is_not_sampled():
 
     assert run_in_thread(hop) is None
     assert hop.timeline.notes == []
+
+
+def test_a_sample_in_the_midst_of_the_beginning_is_no_end():
+    """On a busy machine the sampler may be due before its start has returned."""
+
+    async def request() -> tuple[bool, list[str]]:
+        mine = recording(interval=1e-9)
+        ours = active_profiler_context_var.get() is mine
+        burn(0.001)
+        mine.stop()
+        return ours, [path for path, _ in shown(mine)]
+
+    ours, paths = run(request())
+
+    assert ours
+    assert not any("[out-of-context]" in path for path in paths), paths
+
+
+def test_a_sample_in_the_midst_of_a_hop_disturbs_no_stack(monkeypatch: pytest.MonkeyPatch):
+    """What prepares a hop is sampled like everything else on the loop."""
+    callers = [f"caller {depth}" for depth in range(30)]
+    monkeypatch.setattr("fastobs.profiling.engine.build_call_stack", lambda *_: [*callers])
+
+    async def request() -> tuple[Recording, Hop]:
+        mine = recording(interval=1e-9)
+        hop = mine.hop(burn, sys._getframe())
+        hop.saw(["work"], 0.05, None)
+        mine.stop()
+        return mine, hop
+
+    mine, hop = run(request())
+    paths = [path for path, _ in shown(mine)]
+
+    assert hop.timeline.notes
+    assert "/".join([*callers, "work"]) in paths
+
+
+def test_another_event_loop_in_the_same_context_is_not_recorded():
+    """A thread of the app's that runs a loop of its own inherits the context, not the sampler."""
+
+    def elsewhere() -> object:
+        return context.run(asyncio.run, anyio.to_thread.run_sync(sys.getprofile))
+
+    mine = recording()
+    context = contextvars.copy_context()
+    seen = run_in_thread(elsewhere)
+    mine.stop()
+
+    assert seen is None
 
 
 def test_a_full_recording_takes_no_more():
