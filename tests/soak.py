@@ -28,6 +28,7 @@ from tests.integration.test_workers import WORKERS, answered, folder_of, live, n
 
 console = Console(highlight=False)
 RECYCLING = {"uvicorn": "--limit-max-requests", "gunicorn": "--max-requests"}
+"""The option, and with `-jitter` the one by which the workers do not all end at once."""
 
 
 @dataclass
@@ -62,15 +63,23 @@ class Seen:
     memory: list[float] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
     took: list[float] = field(default_factory=list)
+    """Seconds of a scrape by the server's clock: a client also waits for a worker to be there."""
     starts: float = 0.0
+    _scrapes: float = 0.0
+    _seconds: float = 0.0
 
     def scrape(self, server: parts.Server, folder: Path) -> None:
-        began = time.perf_counter()
         found = numbers(server)
-        self.took.append(time.perf_counter() - began)
-        self.starts = sum(
-            v for (name, _), v in found.items() if name == catalogue.WORKER_STARTS.name
-        )
+
+        def total(name: str) -> float:
+            return sum(v for (each, _), v in found.items() if each == name)
+
+        self.starts = total(catalogue.WORKER_STARTS.name)
+        scrapes = total(f"{catalogue.SELF_SCRAPE.name}_count")
+        seconds = total(f"{catalogue.SELF_SCRAPE.name}_sum")
+        if scrapes > self._scrapes:
+            self.took.append((seconds - self._seconds) / (scrapes - self._scrapes))
+            self._scrapes, self._seconds = scrapes, seconds
         count = f"{catalogue.HTTP_DURATION.name}_count"
         rss = catalogue.PROCESS_RSS.name
         self.counts.append(
@@ -89,7 +98,9 @@ def main(
     minutes: float = 30.0,
     server: str = "uvicorn",
     clients: int = 4,
-    recycle: Annotated[int, typer.Option(help="Requests that a worker lives for.")] = 3000,
+    recycle: Annotated[
+        int, typer.Option(help="Requests that a worker lives for, at least; at most twice as many.")
+    ] = 3000,
     recycles: Annotated[
         int | None, typer.Option(help="End after so many; fewer in the given time fail.")
     ] = None,
@@ -99,7 +110,8 @@ def main(
     """Load, kill, recycle, reload, scrape; then count."""
     chance = random.Random(seed)
     load, seen = Load(), Seen()
-    options = [RECYCLING[server], str(recycle)]
+    option = RECYCLING[server]
+    options = [option, str(recycle), f"{option}-jitter", str(recycle)]
     chosen: Any = server
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -165,6 +177,7 @@ def _report(
             "requests were lost": counted < load.answered,
             "requests were made up": counted > load.answered + len(load.cut),
             "a scrape fell": seen.counts != sorted(seen.counts),
+            "scrapes became slow": last > first * 1.5,
             "memory grew": late > early * 1.2,
             # Per slot: cells, exemplars, lock, users; one generation may overlap the next.
             "files grew": max(seen.files) > 1 + 4 * 2 * WORKERS,
