@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -36,7 +37,7 @@ class Client:
         self.given = self.variable = self.name = ""
 
 
-class Clients(Probe):
+class Clients(Probe, ABC):
     """The pools family, for one library of HTTP clients."""
 
     def __init__(self, kit: Kit, library: str) -> None:
@@ -89,9 +90,9 @@ class Clients(Probe):
         with self._lock:
             return list(self._clients.items())
 
+    @abstractmethod
     def _connections(self, obj: Any) -> tuple[int, int] | None:
         """A client's active and idle connections; None if it has no pool that we know."""
-        raise NotImplementedError
 
     def _used(self, obj: Any) -> Client:
         """A client is about to send a request."""
