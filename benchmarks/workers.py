@@ -7,6 +7,7 @@ who wrote them. Recycling gives every worker a successor again and again.
 
 from __future__ import annotations
 
+import gzip
 import os
 import random
 import subprocess
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -29,6 +30,17 @@ from fastobs.cells.store import MemoryStore
 
 METRIC = catalogue.HTTP_DURATION
 console = Console(stderr=True, highlight=False)
+
+
+class Row(NamedTuple):
+    """Milliseconds of a scrape, and what is on disk: files and bytes."""
+
+    title: str
+    ours: float
+    zipped: float
+    theirs: float
+    our_files: tuple[int, int]
+    their_files: tuple[int, int]
 
 
 class Ours:
@@ -47,6 +59,9 @@ class Ours:
 
     def scrape(self) -> bytes:
         return render(self._workers[0][0], openmetrics=False).encode()
+
+    def zipped(self) -> bytes:
+        return gzip.compress(self.scrape(), compresslevel=1)
 
     def files(self) -> tuple[int, int]:
         found = list(self._folder.iterdir())
@@ -81,6 +96,9 @@ class Theirs:
         for number in range(self._label_sets):
             self._histogram.labels("GET", f"/items/{{id}}/{number}", "200", "").observe(0.02)
 
+    def child(self) -> Any:
+        return self._histogram.labels("GET", "/items/{id}/0", "200", "")
+
     def scrape(self) -> bytes:
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.multiprocess import MultiProcessCollector
@@ -95,30 +113,32 @@ class Theirs:
         return len(found), sum(path.stat().st_size for path in found)
 
 
-def took(act: Callable[[], object], repeats: int) -> float:
-    """The median, in milliseconds of CPU."""
-    times = []
-    for _ in range(repeats):
-        started = process_time()
-        act()
-        times.append((process_time() - started) * 1e3)
-    return median(times)
+def took(act: Callable[[], object]) -> float:
+    """Milliseconds of CPU."""
+    started = process_time()
+    act()
+    return (process_time() - started) * 1e3
 
 
-def observe_costs(folder: Path, times: int = 200_000) -> tuple[float, float]:
-    """Nanoseconds of one observation: alone, and in a shared column; in turn."""
+def observe_costs(folder: Path, theirs: Theirs, times: int = 200_000) -> dict[str, float]:
+    """Nanoseconds of one observation, in turn."""
     alone = Meters(MemoryStore()).histogram(METRIC, "GET", "/", "200", "").observe
     shared = Meters(SharedStore(folder, "bench", lambda what: None))
-    together = shared.histogram(METRIC, "GET", "/", "200", "").observe
-    costs: tuple[list[float], list[float]] = ([], [])
+    ways: dict[str, Callable[[float], object]] = {
+        "ours, alone": alone,
+        "ours, in a shared column": shared.histogram(METRIC, "GET", "/", "200", "").observe,
+        "prometheus_client multiprocess, labels kept": theirs.child().observe,
+        "the same, labels looked up each time": lambda seconds: theirs.child().observe(seconds),
+    }
+    costs: dict[str, list[float]] = {way: [] for way in ways}
     durations = [random.lognormvariate(-3, 1.5) for _ in range(1000)]
     for _ in range(times // 1000):
-        for observe, cost in zip((alone, together), costs, strict=True):
+        for way, observe in ways.items():
             started = perf_counter()
             for duration in durations:
                 observe(duration)
-            cost.append((perf_counter() - started) * 1e6)
-    return median(costs[0]), median(costs[1])
+            costs[way].append((perf_counter() - started) * 1e6)
+    return {way: median(cost) for way, cost in costs.items()}
 
 
 def main(
@@ -141,42 +161,31 @@ def main(
         theirs_folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
         ours = Ours(Path(folder), workers, label_sets)
         theirs = Theirs(theirs_folder, workers, label_sets)
-        rows = [("fresh", _both(ours, theirs), ours.files(), theirs.files())]
+        rows = [_row("fresh", ours, theirs)]
         console.print("Recycling")
         fifth = recycles // 5
         for number in range(recycles):
             ours.recycle()
             if number % 5 == 0:
                 theirs.recycle()
-        rows.append(
-            (
-                f"after {recycles} recycles (theirs: {fifth})",
-                _both(ours, theirs, repeats=3),
-                ours.files(),
-                theirs.files(),
-            )
-        )
+        title = f"after {recycles} recycles (theirs: {fifth})"
+        rows.append(_row(title, ours, theirs, repeats=3))
         (observed := Path(folder) / "observe").mkdir()
-        alone, together = observe_costs(observed)
-    output.write_text(_page(workers, label_sets, rows, alone, together))
+        costs = observe_costs(observed, theirs)
+    output.write_text(_page(workers, label_sets, rows, costs))
     console.print(f"Wrote {output}.")
 
 
-def _both(ours: Ours, theirs: Theirs, repeats: int = 9) -> tuple[float, float]:
-    mine, yours = [], []
+def _row(title: str, ours: Ours, theirs: Theirs, repeats: int = 9) -> Row:
+    plain, zipped, yours = [], [], []
     for _ in range(repeats):
-        mine.append(took(ours.scrape, 1))
-        yours.append(took(theirs.scrape, 1))
-    return median(mine), median(yours)
+        plain.append(took(ours.scrape))
+        zipped.append(took(ours.zipped))
+        yours.append(took(theirs.scrape))
+    return Row(title, median(plain), median(zipped), median(yours), ours.files(), theirs.files())
 
 
-def _page(
-    workers: int,
-    label_sets: int,
-    rows: list[tuple[str, tuple[float, float], tuple[int, int], tuple[int, int]]],
-    alone: float,
-    together: float,
-) -> str:
+def _page(workers: int, label_sets: int, rows: list[Row], costs: dict[str, float]) -> str:
     lines = [
         "<!-- Made by `python -m benchmarks.workers`; do not edit. -->",
         "# Many workers, measured",
@@ -186,18 +195,19 @@ def _page(
             f"{label_sets} label sets of the duration histogram; both asked in turn, medians of CPU time."
         ),
         "",
-        "| | ours, ms | prometheus_client multiprocess, ms | factor | our files | their files |",
-        "|---|---|---|---|---|---|",
+        (
+            "| a scrape | ours, ms | gzipped, ms | prometheus_client multiprocess, ms | factor "
+            "| our files | their files |"
+        ),
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for title, (mine, yours), (count, size), (their_count, their_size) in rows:
+    for title, plain, zipped, yours, (count, size), (their_count, their_size) in rows:
         lines.append(
-            f"| {title} | {mine:.1f} | {yours:.0f} | {yours / mine:.0f} x | {count}, {size / 1e6:.1f} MB "
-            f"| {their_count}, {their_size / 1e6:.1f} MB |"
+            f"| {title} | {plain:.1f} | {zipped:.1f} | {yours:.0f} | {yours / plain:.0f} x "
+            f"| {count}, {size / 1e6:.1f} MB | {their_count}, {their_size / 1e6:.1f} MB |"
         )
-    lines += [
-        "",
-        f"One observation of a histogram: {alone:.0f} ns alone, {together:.0f} ns in a shared column.",
-    ]
+    lines += ["", "| one observation of a histogram | ns |", "|---|---:|"]
+    lines += [f"| {way} | {cost:.0f} |" for way, cost in costs.items()]
     return "\n".join(lines) + "\n"
 
 
