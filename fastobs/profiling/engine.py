@@ -128,10 +128,12 @@ class Recording:
             self.ended = self._clock()
             self._cpu = time.process_time() - self._cpu
         # In another thread than the sampler's it cannot be detached; its next sample will do it.
-        if self._attached and self.here:
-            self._attached = False
-            _unsubscribe(self)
-            THREADS.detach()
+        if self.here:
+            # Any call from here on may be sampled, and that would end it as well.
+            attached, self._attached = self._attached, False
+            if attached:
+                _unsubscribe(self)
+                THREADS.detach()
         if active_profiler_context_var.get() is self:
             active_profiler_context_var.set(None)
 
@@ -268,15 +270,15 @@ class Hop:
         self._recording = recording
         self._depth = 0
         self._known = False
+        self._attached = False
 
     def __call__(self, *arguments: Any) -> Any:
         """In the worker thread: what the function returns, or raises."""
-        sampled = self._attach(sys._getframe())
+        self._attach(sys._getframe())
         try:
             return self._function(*arguments)
         finally:
-            if sampled:
-                _unsubscribe(self.saw)
+            self._detach()
 
     def grafted(self, tree: Tree, stem: int) -> list[Note]:
         """The thread's samples in the tree of the loop's, below where the loop waits for them.
@@ -293,18 +295,24 @@ class Hop:
             for note in notes
         ]
 
-    def _attach(self, frame: FrameType) -> bool:
+    def _attach(self, frame: FrameType) -> None:
         try:
             if not self._recording.running or busy():
-                return False
+                return
             self._depth = len(build_call_stack(frame, "initial", None))
-            _sampler().subscribe(
+            sampler = _sampler()
+            self._attached = True
+            sampler.subscribe(
                 self.saw, desired_interval=self._recording.interval, use_async_context=False
             )
         except Exception as error:
             contain("profiles", error)
-            return False
-        return True
+
+    def _detach(self) -> None:
+        # As in `Recording.stop`.
+        attached, self._attached = self._attached, False
+        if attached:
+            _unsubscribe(self.saw)
 
     def saw(self, stack: list[str], seconds: float, _: AsyncState | None) -> None:
         """One sample of the thread; must not raise, as it is called within the user's code."""
@@ -318,7 +326,7 @@ class Hop:
                     recording.hopped(self)
             else:
                 # The request is over, its thread is not (it was cancelled, or took too long).
-                _unsubscribe(self.saw)
+                self._detach()
         except Exception as error:
             recording.error = error
             recording.running = False

@@ -39,7 +39,11 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 each_loop = pytest.mark.parametrize("loop", LOOPS)
 
 
-def burn(seconds: float = 0.03) -> None:
+BURNT = 0.03
+"""Seconds that `burn` takes by the clock, at least."""
+
+
+def burn(seconds: float = BURNT) -> None:
     """Work long enough to be sampled."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from operator import itemgetter
 from types import coroutine
@@ -20,7 +21,16 @@ from pyinstrument.stack_sampler import (
     get_stack_sampler,
 )
 
-from fastobs.profiling.engine import MAX_DEPTH, Hop, Note, Recording, _unsubscribe, busy, record
+from fastobs.profiling.engine import (
+    MAX_DEPTH,
+    THREADS,
+    Hop,
+    Note,
+    Recording,
+    _unsubscribe,
+    busy,
+    record,
+)
 from fastobs.profiling.waiting import Waiting, _chain
 from tests.driving import Clock
 from tests.profiling.rig import burn, each_loop, named, run
@@ -280,6 +290,51 @@ def test_a_sample_in_the_midst_of_the_beginning_is_no_end():
 
     assert ours
     assert not any("[out-of-context]" in path for path in paths), paths
+
+
+def test_a_recording_that_ends_within_its_end_ends_once():
+    """What a sample there does; else whoever is recorded next would not see the work of threads."""
+
+    class Interrupted(Recording):
+        nested = False
+
+        @property
+        def here(self) -> bool:
+            if not self.nested:
+                self.nested = True
+                self.stop()
+            return super().here
+
+    before = THREADS._users
+    mine = Interrupted(interval=0.001, max_seconds=30.0, max_samples=100, clock=time.perf_counter)
+    mine.start(sys._getframe())
+    during = THREADS._users
+    mine.stop()
+
+    assert mine.nested
+    assert (during - before, THREADS._users - before) == (1, 0)
+
+
+def test_a_hop_that_ends_within_its_end_ends_once(monkeypatch: pytest.MonkeyPatch):
+    """The request is over before its thread is, which learns of it from a sample."""
+    hops: list[Hop] = []
+    nested: list[Callable[..., None]] = []
+
+    def unsubscribe(target: Callable[..., None]) -> None:
+        nested.append(target)
+        if len(nested) == 1:
+            mine.running = False
+            hops[0].saw([], 0.0, None)
+        _unsubscribe(target)
+
+    mine = recording()
+    hops.append(mine.hop(lambda: "done", sys._getframe()))
+    monkeypatch.setattr("fastobs.profiling.engine._unsubscribe", unsubscribe)
+    result = run_in_thread(hops[0])
+    monkeypatch.undo()
+    mine.stop()
+
+    assert (result, nested.count(hops[0].saw)) == ("done", 1)
 
 
 def test_a_sample_in_the_midst_of_a_hop_disturbs_no_stack(monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ import pytest
 
 from tests import parts
 from tests.parts import Server
-from tests.profiling.rig import TOKEN
+from tests.profiling.rig import BURNT, TOKEN
 
 pytestmark = pytest.mark.integration
 
@@ -68,10 +68,10 @@ def seconds(document: dict[str, Any], function: str, *, below: str = "") -> floa
 def test_most_of_the_time_is_explained(shop: Server, path: str, functions: list[tuple[str, str]]):
     """Whatever kind of function works or waits, under a BaseHTTPMiddleware, on both event loops."""
     document = profile(shop, path)
-    explained = sum(seconds(document, function, below=below) for function, below in functions)
+    explained = [seconds(document, function, below=below) for function, below in functions]
 
-    assert all(seconds(document, function, below=below) for function, below in functions)
-    assert explained > document["session"]["duration"] / 3
+    # Of what each is known to take; the whole is longer where the processor is not ours alone.
+    assert all(each > 0.8 * BURNT for each in explained), explained
 
 
 def test_an_error_is_profiled_too(shop: Server):
