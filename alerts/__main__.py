@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from . import caches, health, http, limits, pools, runtime, target, telemetry
-from .kit import Group, render
-from .thresholds import THRESHOLDS, Thresholds
+from .families import FAMILIES, file_name, rendered
 
 __all__ = ["FAMILIES", "GENERATED", "file_name", "main", "rendered"]
 
 GENERATED = Path(__file__).parent / "generated"
-
-FAMILIES: dict[str, Callable[[Thresholds], tuple[Group, ...]]] = {
-    "http": http.groups,
-    "pools": pools.groups,
-    "caches": caches.groups,
-    "limits": limits.groups,
-    "runtime": runtime.groups,
-    "health": health.groups,
-    "telemetry": telemetry.groups,
-    "target": target.groups,
-}
-
-
-def file_name(family: str) -> str:
-    """What the family's rule file is called."""
-    return f"fastobs-{family}.rules.yml"
-
-
-def rendered(thresholds: Thresholds = THRESHOLDS) -> dict[str, str]:
-    """Every rule file, by name."""
-    return {file_name(name): render(name, groups(thresholds)) for name, groups in FAMILIES.items()}
 
 
 def main(arguments: Sequence[str], folder: Path = GENERATED) -> int:

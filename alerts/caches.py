@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastobs.catalogue import CACHE_LOAD, CACHE_REQUESTS, CACHE_STAMPEDES
 from fastobs.promql import or_zero, rate, ratio, total
 
-from .kit import Alert, Group, Record, bound
+from .kit import Alert, Group, Record, bound, percent
 from .thresholds import THRESHOLDS, Thresholds
 
 __all__ = ["HIT_RATIO", "LOOKUPS", "groups"]
@@ -54,7 +54,7 @@ def _cold(limits: Thresholds) -> Alert:
         summary="Cache {{ $labels.cache }} of {{ $labels.job }} hits far less than usual.",
         description=(
             "{{ $value | humanizePercentage }} of look-ups hit, less than "
-            f"{limits.cache_drop:.0%} of yesterday's ratio. What the cache kept away now reaches the database."
+            f"{percent(limits.cache_drop)} of yesterday's ratio. What the cache kept away now reaches the database."
         ),
         dashboard=BOARD,
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fastobs.catalogue import HTTP_DURATION, METHOD, ROUTE
-from fastobs.promql import quantile, rate, total
+from fastobs.catalogue import BUILD_INFO, HTTP_DURATION, METHOD, ROUTE
+from fastobs.promql import gauge, present, quantile, rate, total
 
 from . import slo
-from .kit import Alert, Group, Record, Severity, bound
+from .kit import Alert, Group, Record, Severity, bound, percent
 from .thresholds import THRESHOLDS, Thresholds
 
 __all__ = ["P50", "P99", "REQUESTS_BY_ROUTE", "ROUTE_P99", "groups"]
@@ -49,6 +49,7 @@ def groups(limits: Thresholds = THRESHOLDS) -> tuple[Group, ...]:
                 *_latency(limits),
                 _route_latency(limits),
                 *_traffic(limits),
+                *_throughput(limits),
             ),
         ),
     )
@@ -117,7 +118,7 @@ def _errors(limits: Thresholds) -> tuple[Alert, ...]:
             severity=severity,
             expr=bound(f"{ratio} > {line:g}", f"on (job) {failures} >= {limits.min_failures:g}"),
             lasts=lasts,
-            summary=f"{{{{ $labels.job }}}} fails more than {line:.1%} of requests.",
+            summary=f"{{{{ $labels.job }}}} fails more than {percent(line)} of requests.",
             description=(
                 "{{ $value | humanizePercentage }} of requests end with 5xx. The routes table "
                 "shows which; its link leads to the exceptions."
@@ -190,7 +191,7 @@ def _traffic(limits: Thresholds) -> tuple[Alert, ...]:
             summary="{{ $labels.job }} gets far fewer requests than yesterday.",
             description=(
                 "{{ $value | humanize }} requests per second arrive, less than "
-                f"{line:.0%} of this hour yesterday. "
+                f"{percent(line)} of this hour yesterday. "
                 "Clients, DNS or the load balancer may not reach the service."
             ),
             dashboard=OVERVIEW,
@@ -200,6 +201,33 @@ def _traffic(limits: Thresholds) -> tuple[Alert, ...]:
         drop("warning", limits.traffic_drop.target, "15m"),
         drop("critical", limits.traffic_drop.critical, "10m"),
     )
+
+
+def _throughput(limits: Thresholds) -> tuple[Alert, ...]:
+    # A worker that has served nothing yet has no series of requests, only its own.
+    idle = f"0 * {present(gauge(BUILD_INFO), by=['job'])}"
+    now = f"({slo.requests('5m').where(AVAILABILITY)} or on (job) {idle})"
+
+    def below(severity: Severity, line: float) -> Alert:
+        return Alert(
+            name="FastobsThroughputBelowTarget",
+            severity=severity,
+            expr=f"{now} < {line:g}",
+            lasts="5m" if severity == "critical" else "10m",
+            summary=f"{{{{ $labels.job }}}} serves fewer than {line:g} requests per second.",
+            description=(
+                "{{ $value | humanize }} per second arrive. Either nobody asks, or they do not "
+                "get through: compare with the load balancer."
+            ),
+            dashboard=OVERVIEW,
+        )
+
+    pair = limits.throughput
+    degrees: tuple[tuple[Severity, float], ...] = (
+        ("warning", pair.target),
+        ("critical", pair.critical),
+    )
+    return tuple(below(severity, line) for severity, line in degrees if line)
 
 
 def _busy(least: float) -> str:

@@ -8,7 +8,18 @@ from typing import Any, Literal
 
 import yaml
 
-__all__ = ["Alert", "Group", "Record", "Severity", "bound", "render", "runbook_url", "to_dict"]
+__all__ = [
+    "HEADER",
+    "Alert",
+    "Group",
+    "Record",
+    "Severity",
+    "bound",
+    "percent",
+    "render",
+    "runbook_url",
+    "to_dict",
+]
 
 Severity = Literal["critical", "warning", "none"]
 """critical: wake somebody. warning: a ticket. none: for machines."""
@@ -87,10 +98,15 @@ def bound(left: str, *conditions: str) -> str:
     return "\n".join([left, *(f"and {condition}" for condition in conditions)])
 
 
-def render(family: str, groups: tuple[Group, ...]) -> str:
+def percent(share: float) -> str:
+    """``0.1%`` of 0.001, with all the digits that it has."""
+    return f"{share * 100:g}%"
+
+
+def render(family: str, groups: tuple[Group, ...], *, header: str = HEADER) -> str:
     """A rule file as Prometheus reads it."""
     document = {"groups": [to_dict(family, group) for group in groups]}
-    return HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=98)
+    return header + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=98)
 
 
 def to_dict(family: str, group: Group) -> dict[str, Any]:

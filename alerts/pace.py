@@ -12,6 +12,8 @@ __all__ = ["Pace"]
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 SPAN = re.compile(r"(?P<before>\[|\boffset )(?P<number>\d+)(?P<unit>[smhd])(?=\]|\b)")
 """A window or an offset in an expression; names of records that contain one are left alone."""
+LENGTH = re.compile(r"(?<= \* )(?P<seconds>\d+)(?= >=|\))")
+"""The seconds that a rate is multiplied with: how many events a window had, or what is to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,7 @@ class Pace:
     """How much faster time passes.
 
     Thresholds stay as they are, those that are seconds included: a slow request is as slow as ever.
+    So do counts: three failures are three failures, within a shorter time.
 
     Attributes:
         faster: What windows, offsets, ``for`` and ``keep_firing_for`` are divided by.
@@ -42,6 +45,7 @@ class Pace:
         expr = SPAN.sub(
             lambda found: found["before"] + self.span(found["number"] + found["unit"]), rule.expr
         )
+        expr = LENGTH.sub(lambda found: self.span(f"{found['seconds']}s")[:-1], expr)
         if isinstance(rule, Record):
             return replace(rule, expr=expr)
         return replace(rule, expr=expr, lasts=self.span(rule.lasts), keep=self.span(rule.keep))

@@ -18,7 +18,7 @@ from fastobs.catalogue import (
 )
 from fastobs.promql import gauge, largest, over, quantile, rate, total
 
-from .kit import Alert, Group, Record, Severity, bound
+from .kit import Alert, Group, Record, Severity, bound, percent
 from .thresholds import THRESHOLDS, Thresholds
 
 __all__ = ["CPU", "LAG", "RSS", "groups"]
@@ -116,7 +116,7 @@ def _cpu(limits: Thresholds) -> tuple[Alert, ...]:
             severity=severity,
             expr=f"{CPU} > {line:g}",
             lasts=lasts,
-            summary=f"{{{{ $labels.instance }}}} of {{{{ $labels.job }}}} uses over {line:.0%} of its CPU limit.",
+            summary=f"{{{{ $labels.instance }}}} of {{{{ $labels.job }}}} uses over {percent(line)} of its CPU limit.",
             description=(
                 "{{ $value | humanizePercentage }} of the limit is used. Throttling shows as "
                 "latency in every route at once."

@@ -212,7 +212,7 @@ def test_alertmanager_accepts_its_configuration(tmp_path: Path):
         "check-config", laid_out("alertmanager", tmp_path) / "alertmanager/alertmanager.yml"
     )
 
-    assert "3 inhibit rules" in said
+    assert "8 inhibit rules" in said
     assert "3 receivers" in said
 
 

@@ -28,7 +28,7 @@ def test_the_wheel_carries_boards_rules_templates_and_types(wheel: ZipFile) -> N
     for board in (ROOT / "dashboards/generated").glob("*.json"):
         assert f"fastobs/_shipped/dashboards/{board.name}" in names
     for rules in (ROOT / "alerts/generated").glob("*.yml"):
-        assert f"fastobs/_shipped/alerts/{rules.name}" in names
+        assert f"fastobs/_shipped/alerts/generated/{rules.name}" in names
     for template in (ROOT / "fastobs/profiling/templates").iterdir():
         assert f"fastobs/profiling/templates/{template.name}" in names
     assert "fastobs/py.typed" in names

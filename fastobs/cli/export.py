@@ -6,18 +6,24 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from importlib import import_module
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from textwrap import indent
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+from fastobs._extras import need
 
 from .failure import Failed
 
 __all__ = ["alerts", "config_map", "dashboards", "monitor", "prometheus_rule", "shipped"]
 
+SHIPPED = {"dashboards": "_shipped/dashboards", "alerts": "_shipped/alerts/generated"}
+"""Where the wheel has the generated files, below the package."""
+CHECKOUT = Path(__file__).parents[2]
 KEEPS_FIRING = re.compile(r"^ +keep_firing_for: \S+\n", re.MULTILINE)
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?")
@@ -94,12 +100,30 @@ def export_alerts(
             "an old vmalert, which do not know keep_firing_for.",
         ),
     ] = RuleFormat.PROMETHEUS,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slo",
+            metavar="NAME=PERCENT",
+            help="What you promise: availability (requests without a 5xx) or latency (requests faster "
+            "than latency_p99.target), like availability=99.5; repeatable.",
+        ),
+    ] = None,
+    numbers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Another threshold, like pool_use=0.9; repeatable. `fastobs alerts thresholds` lists "
+            "them. Lines and colours on the boards stay as they are shipped.",
+        ),
+    ] = None,
     label: Labels = None,
     force: Force = False,
     check: Check = False,
 ) -> None:
     """Write the rules into a folder."""
-    rules = shipped("alerts")
+    rules = _ruled(slo or [], numbers or []) if slo or numbers else shipped("alerts")
     if kind is RuleFormat.PROMETHEUS_RULE:
         labels = _pairs(label, "--label")
         rules = {
@@ -111,6 +135,18 @@ def export_alerts(
     if kind is RuleFormat.COMPAT:
         rules = {name: KEEPS_FIRING.sub("", text) for name, text in rules.items()}
     _write(rules, folder, force=force, check=check)
+
+
+@alerts.command("thresholds", epilog="Example: fastobs alerts thresholds")
+def list_thresholds() -> None:
+    """List every number at which an alert fires, as `alerts export --set` takes it."""
+    rows = [
+        (line.name, f"{line.value:g} {line.unit}", line.reason)
+        for line in _code_of_alerts("chosen").listed()
+    ]
+    name, value = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for row in rows:
+        typer.echo(f"{row[0]:{name}}  {row[1]:{value}}  {row[2]}")
 
 
 @monitor.command("export", epilog="Example: fastobs monitor export k8s --selector app=shop")
@@ -167,8 +203,8 @@ def shipped(what: Literal["dashboards", "alerts"]) -> dict[str, str]:
     """
     package = files("fastobs")
     places: tuple[Traversable, ...] = (
-        package / "_shipped" / what,
-        Path(__file__).parents[2] / what / "generated",
+        package / SHIPPED[what],
+        CHECKOUT / what / "generated",
     )
     for place in places:
         if place.is_dir():
@@ -178,8 +214,41 @@ def shipped(what: Literal["dashboards", "alerts"]) -> dict[str, str]:
                 for file in found
                 if file.name.endswith((".json", ".yml"))
             }
-    msg = f"This installation of fastobs has no {what}. Install it from its wheel: pip install fastobs."
-    raise Failed(msg)
+    raise Failed(_missing(what))
+
+
+def _ruled(slos: list[str], numbers: list[str]) -> dict[str, str]:
+    """The rule files by name, made with these thresholds instead of the shipped ones."""
+    try:
+        limits = _code_of_alerts("chosen").chosen(slos, numbers)
+    except ValueError as wrong:
+        raise Failed(str(wrong)) from wrong
+    with need("--slo and --set", extra="cli"):
+        families = _code_of_alerts("families")
+    words = [f"--slo {word}" for word in slos] + [f"--set {word}" for word in numbers]
+    # On one line, whatever space stood around a number.
+    said = " ".join(" ".join(words).split())
+    header = f"# Written by `fastobs alerts export` with {said}; export again to change it.\n"
+    made: dict[str, str] = families.rendered(limits, header=header)
+    return made
+
+
+def _code_of_alerts(module: str) -> Any:
+    """A module of what makes the rules: inside of the package in a wheel, beside it in a checkout.
+
+    Raises:
+        Failed: It is in neither.
+    """
+    if (files("fastobs") / "_shipped" / "alerts" / f"{module}.py").is_file():
+        return import_module(f"fastobs._shipped.alerts.{module}")
+    # At the top there could be alerts of somebody else.
+    if (CHECKOUT / "alerts" / f"{module}.py").is_file():
+        return import_module(f"alerts.{module}")
+    raise Failed(_missing("alerts"))
+
+
+def _missing(what: str) -> str:
+    return f"This installation of fastobs has no {what}. Install it from its wheel: pip install fastobs."
 
 
 def config_map(file: str, board: str, labels: Mapping[str, str]) -> str:

@@ -7,21 +7,25 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from alerts.__main__ import FAMILIES, file_name
+from alerts.chosen import listed
+from alerts.families import FAMILIES, file_name
 from alerts.kit import Alert, render
 from alerts.thresholds import THRESHOLDS, Pair, Thresholds
+from fastobs.catalogue import HTTP_DURATION
 
-from .test_rules import RULES
+from .test_rules import EVERYTHING, RULES
 
 TESTS = Path(__file__).parent
 FILES = sorted(TESTS.glob("*.test.yml"))
 # These play hours and days; what they show is the course of things, not the numbers.
 LONG = {"http-budget.test.yml", "http-incident.test.yml"}
 STEADY = [path for path in FILES if path.name not in LONG]
+# What is shipped has no such alert.
+SET = {"http-throughput.test.yml": EVERYTHING}
 
 pytestmark = pytest.mark.usefixtures("promtool")
 
@@ -38,8 +42,11 @@ def play(file: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
-def test_alerts_come_and_stay_away(file):
+def test_alerts_come_and_stay_away(file, tmp_path):
     """Every case of the file: the alerts that must fire do, and no other does."""
+    if file.name in SET:
+        write("http", SET[file.name], tmp_path)
+        file = moved(file, tmp_path)
     played = play(file)
 
     assert played.returncode == 0, played.stdout + played.stderr
@@ -53,49 +60,85 @@ def test_every_alert_has_been_seen_firing():
     assert {name for name in names if f'"{name}"' not in expected} == set()
 
 
-def mutants() -> Iterator[tuple[str, str, Thresholds]]:
-    """Each threshold ten times too large and ten times too small, with the family that it changes."""
-    for name, factor, mutant in changed():
+class Mutant(NamedTuple):
+    """A threshold that is wrong, and where it makes a difference."""
+
+    name: str
+    factor: float
+    family: str
+    limits: Thresholds
+
+
+def mutants() -> Iterator[Mutant]:
+    """Each threshold ten times too large and ten times too small."""
+    for name, factor, limits in changed():
         for family, groups in FAMILIES.items():
-            try:
-                if groups(mutant) != groups(THRESHOLDS):
-                    yield family, f"{name} x {factor}", mutant
-            except ValueError:
-                continue  # The bound is no bucket: the mistake cannot even be written down.
+            if groups(limits) != groups(THRESHOLDS):
+                yield Mutant(name, factor, family, limits)
 
 
 def changed() -> Iterator[tuple[str, float, Thresholds]]:
     for field in fields(THRESHOLDS):
-        value = getattr(THRESHOLDS, field.name)
+        shipped = THRESHOLDS if field.name != "throughput" else EVERYTHING
+        value = getattr(shipped, field.name)
         for factor in (10, 0.1):
             if isinstance(value, Pair):
                 for part in ("target", "critical"):
-                    other = replace(value, **{part: getattr(value, part) * factor})
+                    name = f"{field.name}.{part}"
+                    other = replace(value, **{part: wrong(name, getattr(value, part), factor)})
                     pair: dict[str, Any] = {field.name: other}
-                    yield f"{field.name}.{part}", factor, replace(THRESHOLDS, **pair)
+                    yield name, factor, replace(shipped, **pair)
             else:
-                yield field.name, factor, replace(THRESHOLDS, **{field.name: value * factor})
+                yield field.name, factor, replace(shipped, **{field.name: value * factor})
+
+
+def wrong(name: str, value: float, factor: float) -> float:
+    if name != "latency_p99.target":
+        return value * factor
+    # No other number can be written down than a bucket's; the nearest one is as wrong.
+    return min(HTTP_DURATION.buckets, key=lambda bound: abs(bound - value * factor))
+
+
+MUTANTS = list(mutants())
+
+
+def test_every_threshold_is_mistaken_in_both_directions():
+    """None is left out, and none is there that no rule reads."""
+    assert {(mutant.name, mutant.factor) for mutant in MUTANTS} == {
+        (line.name, factor) for line in listed() for factor in (10, 0.1)
+    }
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("family", "name", "mutant"),
-    [pytest.param(*mutant, id=mutant[1]) for mutant in mutants()],
+    "mutant", MUTANTS, ids=lambda one: f"{one.family} {one.name} x {one.factor}"
 )
-def test_a_wrong_threshold_is_noticed(family, name, mutant, tmp_path):
+def test_a_wrong_threshold_is_noticed(mutant, tmp_path):
     """A threshold that is wrong by a factor of ten fails a test: each has a case on both sides."""
-    rules = render(family, FAMILIES[family](mutant))
-    (tmp_path / file_name(family)).write_text(rules)
-    own = [path for path in STEADY if path.name.startswith((f"{family}.", f"{family}-"))]
-    # The file that has the threshold in its name will most likely notice.
-    own.sort(key=lambda path: topic(path) not in name)
+    write(mutant.family, mutant.limits, tmp_path)
 
-    assert any(play(moved(path, tmp_path)).returncode for path in own), "every test passes"
+    assert any(play(moved(path, tmp_path)).returncode for path in judges(mutant)), (
+        "every test passes"
+    )
+
+
+def judges(mutant: Mutant) -> list[Path]:
+    """The tests of the family; first the one with the threshold in its name, which is likely to notice."""
+    own = [
+        path for path in STEADY if path.name.startswith((f"{mutant.family}.", f"{mutant.family}-"))
+    ]
+    # The others know nothing of an alert that is off.
+    about = [path for path in own if (path.name in SET) == mutant.name.startswith("throughput")]
+    return sorted(about, key=lambda path: (topic(path) not in mutant.name, len(path.name)))
 
 
 def topic(path: Path) -> str:
     """`burn` of http-burn.test.yml."""
     return path.name.partition(".")[0].rpartition("-")[2]
+
+
+def write(family: str, limits: Thresholds, folder: Path) -> None:
+    (folder / file_name(family)).write_text(render(family, FAMILIES[family](limits)))
 
 
 def moved(path: Path, folder: Path) -> Path:

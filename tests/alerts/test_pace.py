@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
-from alerts.__main__ import FAMILIES, file_name
+from alerts.families import FAMILIES, file_name
 from alerts.kit import Alert, Group, Record, render
 from alerts.pace import Pace
+from alerts.slo import SECONDS
 from alerts.thresholds import THRESHOLDS
 
 TEN = Pace(faster=10)
@@ -27,10 +28,13 @@ def paced(expr):
         ("avg_over_time(a:rate5m[1d] offset 1h)", "avg_over_time(a:rate5m[8640s] offset 360s)"),
         ("a:rate5m > 0.5", "a:rate5m > 0.5"),
         ("min_over_time(a[10s])", "min_over_time(a[5s])"),
+        ("a:rate1h * 3600 >= 5", "a:rate1h * 360 >= 5"),
+        ("predict_linear(a[1h], 4 * 3600) > b", "predict_linear(a[360s], 4 * 360) > b"),
+        ("a > 4 * b and c >= 14.4 * 0.001", "a > 4 * b and c >= 14.4 * 0.001"),
     ],
 )
 def test_windows_and_offsets_shrink(expr, expected):
-    """Numbers and names stay; a window keeps a few scrapes."""
+    """Thresholds and names stay; a window keeps a few scrapes, and a count is that of its window."""
     assert paced(expr) == expected
 
 
@@ -50,6 +54,20 @@ def test_waiting_shrinks():
 
     assert isinstance(rule, Alert)
     assert (rule.lasts, rule.keep) == ("", "360s")
+
+
+def test_a_count_of_failures_is_that_of_the_shorter_window():
+    """One unlucky request is no incident in a hurry either: every window's length shrinks with it."""
+    lengths = {str(seconds) for seconds in SECONDS.values()} | {"3600"}
+    for family, groups in FAMILIES.items():
+        calm = [rule.expr for group in groups(THRESHOLDS) for rule in group.rules]
+        hurried = [rule.expr for group in TEN.groups(groups(THRESHOLDS)) for rule in group.rules]
+        for before, after in zip(calm, hurried, strict=True):
+            found = re.findall(r" \* (\d+)\b(?! \*)", before)
+            assert set(found) <= lengths, family
+            assert re.findall(r" \* (\d+)\b(?! \*)", after) == [
+                str(int(one) // 10) for one in found
+            ]
 
 
 @pytest.mark.usefixtures("promtool")

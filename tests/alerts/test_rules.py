@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,19 @@ import yaml
 
 from alerts.__main__ import FAMILIES, GENERATED, file_name, main, rendered
 from alerts.kit import Alert, Record, runbook_url
-from alerts.thresholds import THRESHOLDS
+from alerts.thresholds import THRESHOLDS, Pair
 from dashboards.boards import boards
 from fastobs.catalogue import FAMILIES as CATALOGUED
 from tests.dashboards.reading import grouped, known, metric_of, selectors
 
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 TESTS = Path(__file__).parent
+EVERYTHING = replace(THRESHOLDS, throughput=Pair(20.0, 5.0))
+"""With what is off until somebody sets it."""
 RULES = [
     (family, rule)
     for family, groups in FAMILIES.items()
-    for group in groups(THRESHOLDS)
+    for group in groups(EVERYTHING)
     for rule in group.rules
 ]
 RECORDS = {rule.name: rule for _, rule in RULES if isinstance(rule, Record)}
@@ -83,6 +86,19 @@ def test_alert_leads_to_its_runbook(family, alert):
         assert f"**{part}" in section.partition("\n## ")[0], part
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_runbooks_name_panels_and_boards_that_exist(family):
+    """At night nobody looks for a panel that was renamed."""
+    text = " ".join((RUNBOOKS / f"{family}.md").read_text().split())
+    shown = boards()
+    titles = {chart.title for board in shown for chart in board.panels}
+
+    assert set(re.findall(r"[Pp]anels? \*([^*]+)\*", text)) <= titles
+    assert {f"fastobs / {name}" for name in re.findall(r"[Bb]oard \*([^*]+)\*", text)} <= {
+        board.title for board in shown
+    }
+
+
 @each_alert
 def test_alert_leads_to_a_shipped_board(family, alert):
     """The board that an alert names exists."""
@@ -111,6 +127,15 @@ def test_alert_speaks_of_labels_that_it_has(family, alert):
 def test_alert_waits_or_stays(family, alert):
     """A single odd evaluation wakes nobody: an alert must hold, or stays once it was right."""
     assert alert.lasts or alert.keep or alert.severity == "none"
+
+
+def test_nobody_is_told_about_throughput_unasked():
+    """Nobody else knows how busy a service must be, so no number is shipped; one degree may stay off."""
+    name = "FastobsThroughputBelowTarget"
+    one = replace(THRESHOLDS, throughput=Pair(20.0, 0.0))
+
+    assert name not in rendered()[file_name("http")]
+    assert rendered(one)[file_name("http")].count(f"alert: {name}\n") == 1
 
 
 def test_runbooks_explain_nothing_that_cannot_fire():
@@ -179,7 +204,7 @@ def test_writing_repairs_and_tidies(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_yaml_keeps_what_was_meant(family):
     """Folding long lines for the reader changes no expression and no text."""
-    document = yaml.safe_load(rendered()[file_name(family)])
+    document = yaml.safe_load(rendered(EVERYTHING)[file_name(family)])
     rules = [rule for group in document["groups"] for rule in group["rules"]]
     meant = [rule for noun, rule in RULES if noun == family]
 

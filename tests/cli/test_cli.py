@@ -12,6 +12,7 @@ from tests.cli.running import ROOT, Done, complaint, fastobs, process
 COMMANDS = [
     ["dashboards", "export"],
     ["alerts", "export"],
+    ["alerts", "thresholds"],
     ["monitor", "export"],
     ["token"],
     ["profile"],

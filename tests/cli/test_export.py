@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from alerts.chosen import listed
 from fastobs.cli.export import shipped
-from tests.cli.running import complaint, fastobs
+from tests.cli.running import ROOT, Done, complaint, fastobs
 
 
 def written(folder: Path) -> dict[str, Any]:
@@ -90,6 +92,68 @@ def test_a_prometheus_rule_has_the_groups_of_its_file(tmp_path):
         assert made["spec"] == yaml.safe_load(text)
 
 
+@pytest.mark.parametrize("kind", ["prometheus", "compat", "prometheusrule"])
+def test_thresholds_are_chosen_at_export(tmp_path, kind):
+    """In every format; each file says how it was made, and what was not chosen is as it is shipped."""
+    words = (
+        "--slo",
+        "availability=99.5",
+        "--set",
+        "pool_use=0.95",
+        "--set",
+        "throughput.target=20",
+    )
+    export("alerts", "export", tmp_path, "--format", kind, *words)
+
+    texts = {file.name.partition(".")[0]: file.read_text() for file in tmp_path.iterdir()}
+    assert "expr: vector(0.005)" in texts["fastobs-http"]
+    assert "alert: FastobsThroughputBelowTarget" in texts["fastobs-http"]
+    assert "fastobs:db_pool:utilisation > 0.95" in texts["fastobs-pools"]
+    assert all(
+        f"`fastobs alerts export` with {' '.join(words)};" in text for text in texts.values()
+    )
+    if kind == "prometheus":
+        made = yaml.safe_load(texts["fastobs-runtime"])
+        assert made == yaml.safe_load(shipped("alerts")["fastobs-runtime.rules.yml"])
+
+
+def test_chosen_thresholds_are_checked_with_the_same_words(tmp_path):
+    """A pipeline that names them learns when the files are of other ones."""
+    words = ("alerts", "export", tmp_path, "--set", "pool_use=0.95")
+    export(*words)
+
+    assert fastobs(*words, "--check").returncode == 0
+    assert "--force" in complaint(fastobs("alerts", "export", tmp_path, "--check"))
+
+
+def test_every_threshold_is_shown_as_it_is_set():
+    """The name is what `--set` takes; the reason stands beside it."""
+    done = fastobs("alerts", "thresholds")
+
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("pool_use ")]
+    assert line.split(maxsplit=3)[1:] == ["0.8", "share", reason_of("pool_use")]
+    helped = fastobs("alerts", "thresholds", "--help").stdout
+    assert "Example: fastobs alerts thresholds" in helped
+
+
+def reason_of(name: str) -> str:
+    return next(line.reason for line in listed() if line.name == name)
+
+
+def test_without_yaml_other_thresholds_say_what_to_install(tmp_path):
+    """The shipped rules need none, and are exported all the same."""
+    code = "import sys; sys.modules['yaml'] = None; from fastobs.cli import main; sys.exit(main())"
+
+    def run(*words: str) -> Done:
+        command = [sys.executable, "-c", code, "alerts", "export", str(tmp_path), *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    assert "pip install 'fastobs[cli]'" in complaint(run("--set", "pool_use=0.9"))
+    assert run().returncode == 0
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "endpoints"),
     [("service", "ServiceMonitor", "endpoints"), ("pod", "PodMonitor", "podMetricsEndpoints")],
@@ -155,6 +219,8 @@ def test_check_tells_what_differs_and_writes_nothing(tmp_path):
         (("monitor", "export", "{}", "--selector", "a=b", "--name", "a: b"), "--name 'a: b'"),
         (("monitor", "export", "{}", "--selector", "a=b", "--secret", "x"), "like shop-metrics/"),
         (("alerts", "export", "{}/file/below"), "cannot be used"),
+        (("alerts", "export", "{}", "--set", "pool_usage=1"), "Did you mean pool_use?"),
+        (("alerts", "export", "{}", "--slo", "availability=1"), "like availability=99.5"),
     ],
 )
 def test_what_cannot_be_written_is_one_line(tmp_path, words, expected):

@@ -5,39 +5,69 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from configparser import ConfigParser
+from dataclasses import replace
 from pathlib import Path
 from zipfile import ZipFile
 
+import pytest
+
+from alerts.families import rendered
+from alerts.thresholds import THRESHOLDS
 from fastobs.cli.export import shipped
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_an_installed_wheel_exports_what_the_checkout_does(tmp_path):
-    """Boards and rules come from inside of the package, by the command that pip installs."""
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The command that pip installs from the wheel; answers with the folder it wrote to."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    site = tmp_path / "site"
+    (wheel,) = folder.glob("*.whl")
+    site = folder / "site"
     with ZipFile(wheel) as packed:
         packed.extractall(site)
     (scripts,) = site.glob("*.dist-info/entry_points.txt")
     names = ConfigParser()
     names.read(scripts)
     module, _, function = names["console_scripts"]["fastobs"].partition(":")
+    # Whatever is called `alerts` where the command is run has nothing to do with ours.
+    (folder / "alerts.py").write_text("raise SystemExit('somebody else')")
+    code = f"import sys; from {module} import {function}; sys.exit({function}())"
 
-    for what in ("dashboards", "alerts"):
-        code = f"import sys; from {module} import {function}; sys.exit({function}())"
+    def run(what: str, *words: str) -> Path:
+        wanted = folder / "-".join([what, *words])
         done = subprocess.run(
-            [sys.executable, "-c", code, what, "export", str(tmp_path / what)],
-            cwd=tmp_path,
+            [sys.executable, "-c", code, what, "export", str(wanted), *words],
+            cwd=folder,
             env={**os.environ, "PYTHONPATH": str(site)},
             capture_output=True,
             text=True,
             check=False,
         )
-
         assert done.returncode == 0, done.stderr
-        found = {file.name: file.read_text() for file in (tmp_path / what).iterdir()}
-        assert found == shipped(what)
+        return wanted
+
+    return run
+
+
+@pytest.mark.parametrize("what", ["dashboards", "alerts"])
+def test_an_installed_wheel_exports_what_the_checkout_does(installed, what):
+    """Boards and rules come from inside of the package, by the command that pip installs."""
+    found = {file.name: file.read_text() for file in installed(what).iterdir()}
+
+    assert found == shipped(what)
+
+
+def test_an_installed_wheel_makes_rules_with_other_thresholds(installed):
+    """What makes them is in the package, too, and hides nothing of the app's at the top."""
+    made = installed("alerts", "--slo", "availability=99.5", "--set", "pool_use=0.95")
+
+    header, _, rules = (made / "fastobs-pools.rules.yml").read_text().partition("\n")
+    assert "--slo availability=99.5 --set pool_use=0.95" in header
+    wanted = rendered(replace(THRESHOLDS, slo_availability=0.005, pool_use=0.95))
+    assert rules == wanted["fastobs-pools.rules.yml"].partition("\n")[2]
+    assert {file.name for file in made.iterdir()} == set(wanted)

@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-from alerts.__main__ import GENERATED
+from alerts.families import FAMILIES, file_name
+from alerts.kit import render
+from alerts.pace import Pace
+from alerts.thresholds import THRESHOLDS
 from dashboards.expressions import Expression, expressions
 from tests import parts
 
@@ -39,7 +42,6 @@ class Watched:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """A shop, a load of half a minute, and a Prometheus whose rules are in a hurry."""
     folder = tmp_path_factory.mktemp("shop")
-    rules = [_in_a_hurry(path, folder) for path in sorted(GENERATED.glob("*.rules.yml"))]
     environment = {
         "SHOP_DATABASE_URL": f"sqlite:///{folder}/shop.db",
         "FASTOBS_SLOW_AFTER": "0.3",
@@ -50,7 +52,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     }
     with (
         parts.serve("examples.shop.app:app", env=environment, ready="/healthz") as shop,
-        parts.prometheus(targets={"shop": [shop.address]}, rules=rules) as prometheus,
+        parts.prometheus(targets={"shop": [shop.address]}, rules=_in_a_hurry(folder)) as prometheus,
     ):
         prometheus.eventually('up{job="shop"} == 1')
         began = time.time()
@@ -58,20 +60,13 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         yield Watched(shop, prometheus, began, time.time())
 
 
-def _in_a_hurry(path: Path, folder: Path) -> Path:
-    """The same rules with every span of time a twentieth as long, for scrapes a second apart."""
-    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-    def shorten(found: re.Match[str]) -> str:
-        short = max(5, int(found[2]) * seconds[found[3]] // 20)
-        return f"{found[1]}{short}s{found[4]}"
-
-    text = path.read_text()
-    text = re.sub(r"(\[)(\d+)([smhd])(\])", shorten, text)
-    text = re.sub(r"((?:for|keep_firing_for): |offset )(\d+)([smhd])(\b)", shorten, text)
-    short = folder / path.name
-    short.write_text(text)
-    return short
+def _in_a_hurry(folder: Path) -> list[Path]:
+    """The same rules with a twentieth of their patience, for scrapes a second apart."""
+    paths = []
+    for family, groups in FAMILIES.items():
+        paths.append(folder / file_name(family))
+        paths[-1].write_text(render(family, Pace(faster=20).groups(groups(THRESHOLDS))))
+    return paths
 
 
 def _load(url: str, *, seconds: int) -> None:
