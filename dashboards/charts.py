@@ -13,6 +13,8 @@ __all__ = ["bars", "gauge", "heatmap", "stat", "table", "timeline", "timeseries"
 PLAIN: Steps = [{"color": "green", "value": None}]
 LAST = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 TOOLTIP = {"mode": "multi", "sort": "desc", "hideZeros": False}
+LEAST = {"cps": 0.1, "ops": 1, "percentunit": 0.01, "reqps": 1, "short": 1}
+"""The top of an axis whose lines are all zero, by unit; Grafana's own is 100, which is a lot of errors."""
 
 
 def timeseries(
@@ -43,6 +45,8 @@ def timeseries(
         "stacking": {"group": "A", "mode": "normal" if stacked else "none"},
         "thresholdsStyle": {"mode": "dashed" if steps else "off"},
     }
+    if high is None and unit in LEAST:
+        custom["axisSoftMax"] = LEAST[unit]
     return _chart(
         "timeseries",
         title,
@@ -56,9 +60,10 @@ def timeseries(
         },
         options={
             "legend": {
-                "calcs": ["mean", "max"] if width > 8 else ["max"],
+                # A narrow graph has room for two lines of names, a wide one for a table beside it.
+                "calcs": ["mean", "max"] if width > 8 else ["max"] if width > 6 else [],
                 "displayMode": "table" if width > 8 else "list",
-                "placement": "right" if width > 12 else "bottom",
+                "placement": "right" if width > 8 else "bottom",
                 "showLegend": True,
             },
             "tooltip": TOOLTIP,
@@ -218,7 +223,7 @@ def timeline(
     *queries: Query,
     texts: Mapping[str, tuple[str, str]],
     width: int = 12,
-    tall: int = 8,
+    tall: int = 6,
     alert: str = "",
 ) -> Chart:
     """States over time; ``texts`` gives a word and a colour for each value."""
@@ -317,6 +322,8 @@ def _chart(
     board: str = "",
 ) -> Chart:
     links = [{"title": "Open the board", "type": "link", "url": board_url(board)}] if board else []
+    if (why := _why_empty(queries)) and "noValue" not in defaults:
+        defaults = {**defaults, "noValue": why}
     return Chart(
         kind=kind,
         title=title,
@@ -332,3 +339,9 @@ def _chart(
         overrides=overrides or [],
         links=links,
     )
+
+
+def _why_empty(queries: Any) -> str:
+    """What an empty panel says: "No data" would make a reader look for a fault that is not there."""
+    reasons = [each.maybe_empty for each in queries]
+    return reasons[0] if all(reasons) else ""

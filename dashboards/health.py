@@ -20,7 +20,7 @@ def checks() -> list[Chart]:
             query(
                 smallest(gauge(HEALTH_UP, *SCOPE), by=["check"]),
                 "{{check}}",
-                maybe_empty="the app watches no pool",
+                maybe_empty="nobody has asked /_fastobs/readyz yet",
             ),
             texts={"0": ("fails", "red"), "1": ("answers", "green")},
             alert="health/FastobsHealthCheckFailing",

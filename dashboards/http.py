@@ -158,7 +158,7 @@ def details() -> list[Chart]:
         timeseries(
             "P99 by instance",
             "Is one instance the slow one?",
-            query(top(10, by_instance), "{{instance}}"),
+            query(top(10, by_instance), "{{instance}}", exemplar=True),
             unit=SECONDS,
             steps=worse_above(THRESHOLDS.route_p99),
             alert="http/FastobsRouteLatencyP99High",
@@ -244,8 +244,8 @@ def where_the_time_goes(scope: tuple[str, ...], *, width: int = 24, tall: int = 
         "Where does the time go?",
         "What does the mean request spend its time on? The areas are seconds per request: "
         "waiting for a connection (pool_wait), the database (db), other services (http), the "
-        "cache, threads, our own Python code (cpu, blocking), other requests' code (loop_wait), "
-        "and your own sections.",
+        "cache, threads, its own code on the event loop (blocking, unaccounted), other requests' "
+        "code (loop_wait), and your own sections.",
         query(f"{parts} / on () group_left () ({requests} > 0)", "{{part}}"),
         query(ratio(spent, requests), mean),
         unit=SECONDS,
@@ -260,7 +260,7 @@ def _against_yesterday() -> Chart:
     return timeseries(
         "P99 against yesterday",
         "Is this normal for the hour?",
-        query(quantile(0.99, HTTP_DURATION, *OF_ROUTE_AND_METHOD), "now"),
+        query(quantile(0.99, HTTP_DURATION, *OF_ROUTE_AND_METHOD), "now", exemplar=True),
         query(
             quantile(0.99, HTTP_DURATION, *OF_ROUTE_AND_METHOD, ago="1d"),
             "one day ago",
@@ -347,7 +347,8 @@ def _cells() -> list[dict[str, Any]]:
     }
     unmatched = {"type": "special", "options": {"match": "empty", "result": {"text": UNMATCHED}}}
     return [
-        _column("Route", ("links", [link]), ("mappings", [unmatched]), ("custom.minWidth", 240)),
+        _column("Route", ("links", [link]), ("mappings", [unmatched]), ("custom.width", 380)),
+        _column("Method", ("custom.width", 100)),
         _column("P50", *_coloured(SECONDS, worse_above(THRESHOLDS.latency_p50))),
         _column("P99", *_coloured(SECONDS, worse_above(THRESHOLDS.latency_p99))),
         _column("Errors", *_coloured("percentunit", worse_above(THRESHOLDS.error_ratio))),

@@ -95,7 +95,7 @@ def saturation() -> list[Chart]:
             unit="percentunit",
             high=1,
             steps=worse_above(THRESHOLDS.pool_use),
-            alert="pools/FastobsPoolExhausted",
+            alert="pools/FastobsPoolSaturated",
         ),
         _percentiles(
             "Wait for a connection",

@@ -111,4 +111,5 @@ def _alerts() -> Chart:
         ),
         texts={"1": ("firing", "red")},
         width=24,
+        tall=5,
     )

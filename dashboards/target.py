@@ -54,6 +54,7 @@ def scrapes() -> list[Chart]:
             query(largest(gauge(UP, *SCOPE), by=["instance"]), "{{instance}}"),
             texts={"0": ("down", "red"), "1": ("up", "green")},
             width=24,
+            tall=4,
             alert="target/FastobsTargetDown",
         )
     ]

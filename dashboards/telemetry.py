@@ -147,6 +147,7 @@ def versions() -> list[Chart]:
             transformations=_join(),
             overrides=[],
             sort="instance",
+            tall=5,
         )
     ]
 

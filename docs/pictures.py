@@ -1,8 +1,8 @@
 """`python -m docs.pictures`: the boards as images, from a shop under load.
 
 The panels are drawn by Grafana's own front-end components (`@grafana/ui` from npm, about 400 MB below
-`build/`, installed once), not by a Grafana server: what only the server has (heatmaps, state timelines, the bar
-of variables) is a grey note in the picture. Needs npm and the programs of `make parts`.
+`build/`, installed once), not by a Grafana server. What only the server has (heatmaps, state timelines, gauges) is
+drawn alike by `pictures/svg.jsx`; the bar of variables is left out. Needs npm and the programs of `make parts`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from alerts.__main__ import FAMILIES, file_name
 from alerts.kit import render
 from alerts.pace import Pace
 from alerts.thresholds import THRESHOLDS
+from dashboards.boards import boards
 from dashboards.expressions import VARIABLE
 from examples.running import load
 from fastobs.promql import WINDOW
@@ -33,25 +34,53 @@ BUILD = ROOT / "build" / "pictures"
 BOARDS = ROOT / "dashboards" / "generated"
 LINE = 38
 """Pixels of one row of Grafana's grid, with the space between two."""
+GALLERY = """\
+<!-- Made by `python -m docs.pictures`; do not edit. -->
+# The boards
+
+Drawn from the live data of the shop in `examples/`, two workers under load, with its mistakes switched on. In the
+rules every span of time is 20 times shorter. The machine had other work, too: what is slow is not all the shop's.
+"""
+STEP = 1
+"""Seconds between two points."""
 
 
 def main(
     *,
-    board: Annotated[list[str] | None, typer.Option(help="fastobs-overview if not given.")] = None,
+    board: Annotated[list[str] | None, typer.Option(help="All of them if not given.")] = None,
     seconds: Annotated[int, typer.Option(help="How long the load lasts.")] = 120,
 ) -> None:
     """Load a shop, ask Prometheus every query of the boards, and draw the answers."""
     script = _bundled()
+    names = board or [uid for uid, _ in _boards()]
     with tempfile.TemporaryDirectory(prefix="fastobs-pictures-") as name:
         folder = Path(name)
-        for wanted, data in _asked(board or ["fastobs-overview"], folder, seconds).items():
+        for wanted, data in _asked(names, folder, seconds).items():
             _drawn(data, script, folder, HERE / f"{wanted}.png")
+    (HERE / "README.md").write_text(_gallery())
+
+
+def _boards() -> list[tuple[str, dict[str, Any]]]:
+    """Every board by its uid, in the order of the code."""
+    return [
+        (board.uid, json.loads((BOARDS / f"{board.uid}.json").read_text())) for board in boards()
+    ]
+
+
+def _gallery() -> str:
+    """All pictures, each below its question."""
+    shown = [
+        f"## {board['title']}\n\n{board['description']}\n\n![{board['title']}]({uid}.png)\n"
+        for uid, board in _boards()
+        if (HERE / f"{uid}.png").exists()
+    ]
+    return "\n".join((GALLERY, *shown))
 
 
 def _bundled() -> Path:
     """The page's script, with all of Grafana's components that it uses."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    for source in ("package.json", "page.jsx"):
+    for source in ("package.json", "page.jsx", "svg.jsx"):
         shutil.copy(HERE / source, BUILD / source)
     if not (BUILD / "node_modules" / "esbuild").is_dir():
         quiet = ("--legacy-peer-deps", "--ignore-scripts", "--no-audit", "--no-fund")
@@ -80,7 +109,9 @@ def _asked(boards: list[str], folder: Path, seconds: int) -> dict[str, dict[str,
         # In a hurry, so that what needs hours has something to show.
         rules[-1].write_text(render(family, Pace(faster=20).groups(groups(THRESHOLDS))))
     with (
-        parts.serve("examples.shop.app:app", workers=2, env=environment, ready="/healthz") as shop,
+        parts.serve(
+            "examples.shop.app:app", workers=2, env=environment, ready="/_fastobs/readyz"
+        ) as shop,
         parts.prometheus(targets={"shop": [shop.address]}, rules=rules) as prometheus,
     ):
         prometheus.eventually('up{job="shop"} == 1')
@@ -117,7 +148,7 @@ def _answers(
                     query=VARIABLE.sub(
                         lambda found: everything[found[1]], target["expr"].replace(WINDOW, "15s")
                     ),
-                    step=1,
+                    step=STEP,
                     **span,
                 )["result"],
             }
@@ -126,7 +157,7 @@ def _answers(
         for panel in board["panels"]
         if panel["type"] != "row"
     }
-    return {"board": board, "results": results, **span}
+    return {"board": board, "results": results, "step": STEP, **span}
 
 
 def _drawn(data: dict[str, Any], script: Path, folder: Path, picture: Path) -> None:

@@ -1,16 +1,19 @@
 // Draws one board with Grafana's own components; window.BOARD has its JSON, the frames and the range.
 import 'uplot/dist/uPlot.min.css';
 import { createRoot } from 'react-dom/client';
+import { Dial, Heatmap, Timeline } from './svg.jsx';
 
 // Not `import`: from an .mjs file esbuild imports CommonJS as Node does, and React gets a module for a component.
 const {
-  createTheme, dateTime, FieldColorModeId, FieldType, getDisplayProcessor, reduceField, ThemeContext, toDataFrame,
+  createTheme, dateTime, FieldColorModeId, FieldType, getDisplayProcessor, getDisplayValueAlignmentFactors, reduceField,
+  ThemeContext, toDataFrame,
 } = require('@grafana/data');
 const { BarGauge, BigValue, GlobalStyles, PanelChrome, Table, TimeSeries } = require('@grafana/ui');
 
 const { board, results, start, end } = window.BOARD;
 const theme = createTheme({ colors: { mode: 'dark' } });
 const WIDTH = 1600, COLUMN = (WIDTH - 8) / 24, LINE = 38;
+const range = { from: start * 1000, to: end * 1000 };
 const timeRange = { from: dateTime(start * 1000), to: dateTime(end * 1000), raw: { from: 'now-3m', to: 'now' } };
 
 const named = (legend, metric) =>
@@ -30,13 +33,19 @@ function configured(panel, name) {
   return config;
 }
 
+// Where Prometheus has no value is a gap, not a line from the one before to the one after.
+const gapped = (values, step) => values.flatMap((point, at) => {
+  const before = values[at - 1];
+  return before && point[0] - before[0] > 1.5 * step ? [[before[0] + step, null], point] : [point];
+});
+
 function frames(panel) {
-  const found = (results[panel.id] ?? []).flatMap(({ legend, series }) => series.map(({ metric, values }) => {
-    const name = named(legend, metric);
+  const found = (results[panel.id] ?? []).flatMap(({ legend, series }) => series.map(({ metric, values: known }) => {
+    const name = named(legend, metric), values = gapped(known, window.BOARD.step);
     return toDataFrame({
       fields: [
         { name: 'Time', type: FieldType.time, values: values.map(([at]) => at * 1000), config: {} },
-        { name, type: FieldType.number, values: values.map(([, value]) => Number(value)), config: configured(panel, name) },
+        { name, type: FieldType.number, values: values.map(([, value]) => value === null ? null : Number(value)), config: configured(panel, name) },
       ],
     });
   }));
@@ -75,25 +84,48 @@ const KINDS = {
       colorMode={panel.options.colorMode} graphMode={panel.options.graphMode} justifyMode={panel.options.justifyMode}
       sparkline={{ y: field, x: found[at].fields[0] }} />;
   }),
-  bargauge: (panel, found, width, height) => found.map((frame, at) => (
-    <BarGauge key={at} theme={theme} width={width} height={height / found.length} value={last(frame.fields[1])}
-      field={frame.fields[1].config} display={frame.fields[1].display} orientation="horizontal" displayMode="gradient" />
-  )),
+  bargauge: (panel, found, width, height) => {
+    const values = found.map((frame) => last(frame.fields[1]));
+    const factors = getDisplayValueAlignmentFactors(values.map((display) => ({ display })));
+    return found.map(({ fields: [, field] }, at) => (
+      <BarGauge key={at} theme={theme} width={width} height={height / found.length} value={values[at]} alignmentFactors={factors}
+        text={{ titleSize: 16, valueSize: 22 }} field={field.config} display={field.display} orientation="horizontal" displayMode="gradient" />
+    ));
+  },
+  gauge: (panel, found, width, height) => several(width, height, found.length, (at, w, h) => {
+    const { min, max, thresholds } = panel.fieldConfig.defaults;
+    return <Dial theme={theme} value={last(found[at].fields[1])} bounds={{ min, max }} steps={thresholds.steps} width={w} height={h} />;
+  }),
+  heatmap: (panel, found, width, height) => {
+    const rows = results[panel.id].flatMap(({ series }) => series).map(({ metric, values }) => ({
+      bound: Number(metric.le.replace('+Inf', 'Infinity')),
+      values: values.map(([at, value]) => [at * 1000, Number(value)]),
+    })).sort((a, b) => a.bound - b.bound);
+    const shown = getDisplayProcessor({ field: { config: panel.fieldConfig.defaults, type: FieldType.number }, theme });
+    const show = (bound) => { const { text, suffix } = shown(bound); return Number.isFinite(bound) ? text + (suffix ?? '') : '+Inf'; };
+    return <Heatmap theme={theme} rows={rows} range={range} width={width} height={height} show={show} />;
+  },
+  'state-timeline': (panel, found, width, height) => {
+    const { options } = panel.fieldConfig.defaults.mappings[0];
+    const rows = found.map(({ fields: [time, field] }) => ({ name: field.name, values: field.values.map((value, at) => [time.values[at], value]) }));
+    return <Timeline theme={theme} rows={rows} range={range} step={1000 * window.BOARD.step} width={width} height={height}
+      look={(value) => options[value] ?? {}} />;
+  },
   table: (panel, found, width, height) => <Table data={rows(panel)} width={width} height={height} />,
 };
 
 // Grafana core merges the answers of a table; here a row is a set of labels, a column a query.
 function rows(panel) {
-  const answers = results[panel.id] ?? [], seen = new Map();
+  const answers = results[panel.id] ?? [], all = [];
   const organize = panel.transformations.find(({ id }) => id === 'organize')?.options ?? {};
   for (const { ref, series } of answers) {
     for (const { metric, values } of series) {
-      const key = JSON.stringify(metric);
-      if (!seen.has(key)) seen.set(key, { ...metric });
-      seen.get(key)[answers.length > 1 ? `Value #${ref}` : 'Value'] = Number(values.at(-1)[1]);
+      const same = (row) => Object.entries(metric).every(([label, value]) => !(label in row) || row[label] === value);
+      const row = all.find(same) ?? {};
+      if (!all.includes(row)) all.push(row);
+      Object.assign(row, metric, { [answers.length > 1 ? `Value #${ref}` : 'Value']: Number(values.at(-1)[1]) });
     }
   }
-  const all = [...seen.values()];
   const names = [...new Set(all.flatMap(Object.keys))].filter((name) => !organize.excludeByName?.[name]);
   names.sort((a, b) => (organize.indexByName?.[a] ?? 99) - (organize.indexByName?.[b] ?? 99));
   const columns = names.map((name) => [organize.renameByName?.[name] || name, name]);
@@ -112,16 +144,18 @@ function rows(panel) {
   return frame;
 }
 
+// A headline may name variables, of which everything is chosen.
+const everything = (text) => text.replace(/\$(\w+)/g, (_, name) => `${board.templating.list.find((each) => each.name === name).label}: All`);
+
 function Panel({ panel }) {
   const { x, y, w, h } = panel.gridPos;
   const place = { position: 'absolute', left: 8 + x * COLUMN, top: y * LINE + 8, width: w * COLUMN - 8, height: h * LINE - 8 };
-  if (panel.type === 'row') return <h4 style={{ ...place, paddingTop: 6 }}>{panel.title}</h4>;
+  if (panel.type === 'row') return <h4 style={{ ...place, paddingTop: 6 }}>{everything(panel.title)}</h4>;
   const found = frames(panel), draw = KINDS[panel.type];
   return (
     <div style={place}>
       <PanelChrome title={panel.title} width={place.width} height={place.height} padding="md">
         {(width, height) => {
-          if (!draw) return <Nothing>{panel.type}: only a Grafana server draws it</Nothing>;
           if (!found.length) return <Nothing>{panel.fieldConfig.defaults.noValue ?? 'No data'}</Nothing>;
           return draw(panel, found, width, height);
         }}

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 from grafanalib import formatunits
 
+from alerts.__main__ import FAMILIES
+from alerts.kit import Alert
 from alerts.thresholds import THRESHOLDS
 from dashboards.__main__ import rendered
-from fastobs.catalogue import CATALOGUE
+from dashboards.boards import boards
+from dashboards.kit import Chart
+from fastobs.catalogue import CATALOGUE, HTTP_DURATION
 
 from .reading import grouped, known, metric_of, ranges, selectors
 
@@ -32,6 +36,11 @@ QUERIES = [
     for target in panel.get("targets", [])
 ]
 UNITS = {value for name, value in vars(formatunits).items() if name.isupper()}
+ALERTS: dict[str, list[str]] = {}
+for groups in FAMILIES.values():
+    for rule in chain.from_iterable(group.rules for group in groups(THRESHOLDS)):
+        if isinstance(rule, Alert):
+            ALERTS.setdefault(rule.name, []).append(rule.expr)
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 
 board = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
@@ -322,3 +331,92 @@ def test_a_click_on_a_route_opens_its_board():
     assert link["url"].startswith("/d/fastobs-route?${__url_time_range}&${datasource:queryparam}")
     assert "var-route=${__data.fields.Route:percentencode}" in link["url"]
     assert "var-method=${__data.fields.Method}" in link["url"]
+
+
+@board
+def test_a_board_is_filed_under_its_name(board):
+    """Links name the uid; who has the uid finds the file."""
+    names = [name for name, each in BOARDS.items() if each is board]
+
+    assert names == [f"{board['uid']}.json"]
+
+
+@board
+def test_marks_are_shown_at_once(board):
+    """Nobody has to know that they are there, and each kind has a colour of its own."""
+    marks = board["annotations"]["list"]
+
+    assert all(mark["enable"] and not mark["hide"] for mark in marks)
+    assert all(mark["datasource"]["uid"] == "${datasource}" for mark in marks)
+    assert len({mark["iconColor"] for mark in marks}) == len(marks)
+
+
+@chart
+def test_panel_asks_nothing_else(board, panel):
+    """One question; what needs two is two panels."""
+    asks, *_ = panel["description"].split("\n\n")
+
+    assert asks.count("?") == 1
+
+
+@chart
+def test_lines_can_be_told_apart(board, panel):
+    """Two queries of a panel have two legends, and the legend is shown."""
+    legends = [target["legendFormat"] for target in panel["targets"]]
+
+    assert panel["type"] == "table" or len(set(legends)) == len(legends)
+    assert panel["type"] != "timeseries" or panel["options"]["legend"]["showLegend"]
+
+
+@chart
+def test_colours_change_where_the_panels_own_alert_fires(board, panel):
+    """Yellow or red is exactly where the alert that the panel names would fire."""
+    steps = panel["fieldConfig"]["defaults"].get("thresholds", {"steps": []})["steps"]
+    wanted = {step["value"] for step in steps} - {None}
+    named = re.findall(r"^Alert: \[(\w+)\]", panel["description"], re.MULTILINE)
+    numbers = {
+        float(number)
+        for name in named
+        for expr in ALERTS[name]
+        for number in re.findall(r"(?<![\w.\[])\d+(?:\.\d+)?(?![\w.])", expr)
+    }
+
+    assert wanted <= numbers
+    assert named or not wanted
+
+
+@chart
+def test_links_keep_what_was_chosen(board, panel):
+    """The next board shows the same service at the same time."""
+    for link in panel["links"]:
+        assert "${__url_time_range}" in link["url"]
+        assert "${__all_variables}" in link["url"]
+
+
+@chart
+def test_latency_leads_to_traces(board, panel):
+    """A graph of request durations shows the traces behind it."""
+    drawn = panel["type"] in {"timeseries", "heatmap"}
+    durations = [
+        target
+        for target in panel["targets"]
+        if f"{HTTP_DURATION.name}_bucket" in target["expr"] and " offset " not in target["expr"]
+    ]
+
+    assert not drawn or all(target["exemplar"] for target in durations)
+
+
+def test_every_series_is_in_the_reference():
+    """What is scraped is explained; a series that is renamed has to be renamed there."""
+    reference = (RUNBOOKS.parent / "metrics.md").read_text()
+
+    assert [name for name in CATALOGUE if f"`{name}`" not in reference] == []
+
+
+def test_an_empty_panel_says_why():
+    """Where a healthy service may have nothing to show, the panel does not just say "No data"."""
+    for board in boards():
+        for chart in (panel for panel in board.panels if isinstance(panel, Chart)):
+            reasons = [target.maybe_empty for target in chart.targets]
+
+            assert chart.defaults.get("noValue") or not all(reasons), chart.title

@@ -4,6 +4,9 @@ Every drill has a shop with two workers, a Prometheus with our rules and an Aler
 of inhibition to itself, so that one fault's echo is not taken for the next one's. The rules are those of
 `alerts/`, only that their time passes faster. Ends with 0 if every alert came, and went, and no other one of
 its severity or worse came that is not a symptom of the fault.
+
+With ``--calm 30`` there is no fault: for half an hour the rules, exactly as shipped, watch a shop with ordinary
+requests, and no alert may fire but the one that always does.
 """
 
 from __future__ import annotations
@@ -29,10 +32,12 @@ from tests import parts
 
 from .faults import DRILLS, WORKERS, Drill, Stage
 from .report import PAGE, page
-from .watch import Outcome, rehearse
+from .watch import Alarm, Outcome, rehearse, rest
 
 console = Console(highlight=False)
 ROOT = Path(__file__).parents[2]
+AS_SHIPPED = Pace(faster=1)
+ALWAYS = Alarm("FastobsWatchdog", "none")
 INHIBITION = ROOT / "examples" / "stack" / "alertmanager" / "alertmanager.yml"
 
 
@@ -43,8 +48,13 @@ def main(
     ] = None,
     faster: Annotated[float, typer.Option(help="What the rules' times are divided by.")] = 30.0,
     at_once: Annotated[int, typer.Option(help="How many drills are under way.")] = 3,
+    calm: Annotated[
+        float | None, typer.Option(help="Minutes without a fault, with the rules as shipped.")
+    ] = None,
 ) -> None:
     """Do the drills and say how they went; all of them together also write docs/drills.md."""
+    if calm is not None:
+        sys.exit(_rested(calm))
     names = {drill.name for drill in DRILLS}
     if unknown := set(only or ()) - names:
         sys.exit(f"There is no drill {min(unknown)!r}. There are: {', '.join(sorted(names))}.")
@@ -65,6 +75,18 @@ def _told(drill: Drill, pace: Pace) -> Outcome:
     return outcome
 
 
+def _rested(minutes: float) -> int:
+    with _stage(AS_SHIPPED) as stage:
+        told = rest(stage, 60 * minutes)
+    wrong = sorted(f"{alarm.name} ({alarm.severity})" for alarm in told - {ALWAYS})
+    if ALWAYS not in told:
+        wrong.append(f"{ALWAYS.name} did not come, so no other alert could have")
+    console.print(
+        f"{'FAIL' if wrong else 'ok  '} {minutes:g} calm minutes: {', '.join(wrong) or 'no alert'}"
+    )
+    return 1 if wrong else 0
+
+
 @contextmanager
 def _stage(pace: Pace) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="fastobs-drill-", ignore_cleanup_errors=True) as name:
@@ -74,9 +96,10 @@ def _stage(pace: Pace) -> Iterator[Stage]:
         environment = {
             "SHOP_DATABASE_URL": f"sqlite:///{folder}/shop.db",
             "FASTOBS_WORKERS_DIRECTORY": str(workers),
-            # With the shipped tick a short window has a hundred heartbeats, and one late one is the P99.
-            "FASTOBS_RUNTIME_TICK": "0.01",
         }
+        if pace != AS_SHIPPED:
+            # With the shipped tick a short window has a hundred heartbeats, and one late one is the P99.
+            environment["FASTOBS_RUNTIME_TICK"] = "0.01"
         with (
             parts.serve(
                 "tests.drill.faulty:app", workers=WORKERS, env=environment, ready="/healthz"
@@ -86,6 +109,7 @@ def _stage(pace: Pace) -> Iterator[Stage]:
                 targets={"shop": [shop.address]},
                 rules=_rules(folder, pace),
                 alertmanager=alertmanager,
+                interval=5.0 if pace == AS_SHIPPED else 1.0,
             ) as prometheus,
         ):
             yield Stage(

@@ -36,6 +36,9 @@ def _head(pace: Pace) -> tuple[str, ...]:
         "A machine with more to do than it can starves event loops, and with windows this short the loop's",
         "alert says so; such an alert is in the last column like any other.",
         "",
+        "`make drill ARGS='--calm 30'` is the opposite: half an hour of ordinary load and the rules exactly as",
+        "shipped, in which no alert may fire but the watchdog.",
+        "",
         "| drill | fault | must fire | came after | went after | symptoms that fired, too | anything else |",
         "|---|---|---|---|---|---|---|",
     )

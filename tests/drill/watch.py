@@ -15,7 +15,7 @@ from tests import parts
 
 from .faults import Drill, Stage, ask
 
-__all__ = ["Alarm", "Outcome", "rehearse"]
+__all__ = ["Alarm", "Outcome", "rehearse", "rest"]
 
 DETECTED_WITHIN = 150.0
 """Seconds; the most patient alert of the drills waits an hour, divided by the usual pace."""
@@ -109,6 +109,19 @@ def rehearse(drill: Drill, stage: Stage) -> Outcome:
         ):
             outcome.resolved = time.monotonic() - ended
     return outcome
+
+
+def rest(stage: Stage, seconds: float) -> set[Alarm]:
+    """Everything that Alertmanager is told while there is nothing but ordinary requests."""
+    told: set[Alarm] = set()
+    parts.eventually(stage.is_complete, within=60)
+    with _repeated(partial(_shop, stage), clients=3, every=0.25):
+        deadline = time.monotonic() + seconds
+        pause = threading.Event()
+        while time.monotonic() < deadline:
+            told.update(map(_alarm, stage.alertmanager.alerts()))
+            pause.wait(1.0)
+    return told
 
 
 def _follow(

@@ -98,6 +98,8 @@ def prometheus(
     interval: float = 1.0,
     config: Mapping[str, Any] | None = None,
     flags: Sequence[str] = (),
+    program: str = "prometheus",
+    data: Path | None = None,
 ) -> Iterator[Prometheus]:
     """Run a Prometheus server with exemplar storage.
 
@@ -108,6 +110,8 @@ def prometheus(
         interval: Seconds between scrapes and between evaluations.
         config: Sections of the configuration file, instead of what the others make of it.
         flags: More words for the command line.
+        program: "prometheus", or "prometheus-3" for the newer one.
+        data: A database that exists; an empty one when not given.
     """
     every = f"{round(interval * 1000)}ms"
     made: dict[str, Any] = {
@@ -131,16 +135,16 @@ def prometheus(
         # JSON is YAML.
         (folder / "prometheus.yml").write_text(json.dumps({**made, **(config or {})}, indent=1))
         command = [
-            find("prometheus"),
+            find(program),
             "--config.file=prometheus.yml",
-            "--storage.tsdb.path=data",
+            f"--storage.tsdb.path={data or 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
             "--enable-feature=exemplar-storage",
             *flags,
         ]
         with running(
             command,
-            name="prometheus",
+            name=program,
             folder=folder,
             ready=lambda: _is_ready(f"http://127.0.0.1:{port}/-/ready"),
         ) as server:
@@ -174,13 +178,13 @@ def alertmanager(*, config: Mapping[str, Any] | None = None) -> Iterator[Alertma
             yield Alertmanager(port=port, server=server)
 
 
-def promtool(*words: str | Path) -> str:
-    """What promtool prints.
+def promtool(*words: str | Path, program: str = "promtool") -> str:
+    """What promtool ("promtool-3": the newer one) prints.
 
     Raises:
         PartFailed: It found something wrong; its words are the message.
     """
-    return _checked("promtool", *words)
+    return _checked(program, *words)
 
 
 def amtool(*words: str | Path) -> str:

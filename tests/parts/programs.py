@@ -8,13 +8,18 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PARTS", "MissingPart", "Part", "find", "in_ci"]
+__all__ = ["PARTS", "UNPACKED", "MissingPart", "Part", "find", "in_ci"]
+
+UNPACKED = Path(__file__).parents[2] / ".parts"
+"""Where programs of a newer Debian are, next to the installed ones; `unpack` fills it."""
 
 PLACES = {
     # Debian keeps the server's programs off the PATH: several major versions can live side by side.
     "initdb": ("initdb", "/usr/lib/postgresql/*/bin/initdb", "/usr/pgsql-*/bin/initdb"),
     "postgres": ("postgres", "/usr/lib/postgresql/*/bin/postgres", "/usr/pgsql-*/bin/postgres"),
     "alertmanager": ("alertmanager", "prometheus-alertmanager"),
+    "prometheus-3": (f"{UNPACKED}/usr/bin/prometheus", "prometheus-3"),
+    "promtool-3": (f"{UNPACKED}/usr/bin/promtool", "promtool-3"),
     "chromium": (
         "chromium",
         "chromium-browser",
@@ -38,6 +43,15 @@ class Part:
     programs: tuple[str, ...]
     packages: tuple[str, ...]
     """What to ask Debian for."""
+    unpacked: bool = False
+    """From Debian's newest suite, beside what is installed."""
+
+    @property
+    def remedy(self) -> str:
+        """What a person on Debian can do."""
+        if self.unpacked:
+            return "`make parts`, with Debian's archive in reach"
+        return f"`apt-get install {' '.join(self.packages)}`"
 
     def is_here(self) -> bool:
         """Whether every program of the part can be started."""
@@ -48,6 +62,12 @@ PARTS = (
     Part(name="PostgreSQL", programs=("initdb", "postgres"), packages=("postgresql",)),
     Part(name="Redis", programs=("redis-server",), packages=("redis-server",)),
     Part(name="Prometheus", programs=("prometheus", "promtool"), packages=("prometheus",)),
+    Part(
+        name="Prometheus 3",
+        programs=("prometheus-3", "promtool-3"),
+        packages=("prometheus", "promtool"),
+        unpacked=True,
+    ),
     Part(
         name="Alertmanager",
         programs=("alertmanager", "amtool"),
@@ -67,9 +87,9 @@ def find(program: str) -> str:
     if found := place(program):
         return found
     part = next((part for part in PARTS if program in part.programs), None)
-    remedy = f"`apt-get install {' '.join(part.packages)}`" if part else "your package manager"
     msg = (
-        f"{program!r} is not installed. On Debian: {remedy}; `make test` does it when run as root."
+        f"{program!r} is not installed. On Debian: {part.remedy if part else 'your package manager'}; "
+        "`make test` does it when run as root."
     )
     raise MissingPart(msg)
 
