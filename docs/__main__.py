@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from fastobs import Settings
+from fastobs import Settings, probes
 from fastobs.catalogue import FAMILIES, Family, Metric
 from fastobs.config import SECTIONS
-from fastobs.probes import ADAPTERS
+from fastobs.probes import ADAPTERS, Adapter
 
 HERE = Path(__file__).parent
-PACKAGES = {"fastapi_cache": "fastapi-cache2"}
+PACKAGES = {"fastapi_cache": "fastapi-cache2", "guard_core": "fastapi-guard"}
 """What pip calls a library, if it is not its module's name."""
 MADE = "<!-- Made by `python -m docs`; do not edit. -->"
 
@@ -102,19 +103,25 @@ def supported_page() -> str:
         "those that cannot be found by themselves. `print(handle.status())` says what is watched in your",
         "app, under which name, and what is not.",
         "",
-        "| library | family | tested with | `watch()` takes |",
-        "|---|---|---|---|",
+        "The last column says what needs a line: `fastobs.watch(...)`, for a name or for what no variable holds.",
+        "",
+        "| library | family | tested with | automatic | a line for |",
+        "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row.library} | {row.family} | {releases(row.library)} "
-        f"| {row.supports or 'nothing: it is found by itself'} |"
+        f"| {package(row.library)} | {row.family} | {releases(row.library)} "
+        f"| {_automatic(row)} | {row.supports or 'nothing'} |"
         for row in ADAPTERS
     ]
     lines += [
         "",
+        f"Of functions that count themselves, async-lru {releases('async_lru')} and cachebox",
+        f"{releases('cachebox')} are tested with.",
+        "",
         f"fastobs itself is tested with FastAPI {releases('fastapi')}, Starlette {releases('starlette')} and",
-        f"the OpenTelemetry SDK {releases('opentelemetry-sdk')}. `make oldest` repeats the adapters' tests",
-        "with the oldest releases. Of a release in which an adapter misses what it needs, it is left out:",
+        f"the OpenTelemetry SDK {releases('opentelemetry-sdk')}. `make oldest` repeats the tests of the adapters",
+        "and of tracing with the oldest releases. Of a release in which an adapter misses what it needs, it is",
+        "left out:",
         "the app goes on, `fastobs_instrumentation_errors_total` counts it, and the log says which.",
     ]
     lines += [
@@ -125,12 +132,24 @@ def supported_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _automatic(row: Adapter) -> str:
+    """What its adapter says that it is for: the first paragraph."""
+    module = import_module(row.module, probes.__name__)
+    summary, _, _ = (module.__doc__ or "").partition("\n\n")
+    return " ".join(summary.split())
+
+
+def package(library: str) -> str:
+    """What pip calls it."""
+    return PACKAGES.get(library, library.replace("_", "-"))
+
+
 def releases(library: str) -> str:
     """The oldest and the newest release that the tests ran with; empty if none is claimed."""
     if library in sys.stdlib_module_names:
         return "Python's own"
-    package = PACKAGES.get(library, library.replace("_", "-"))
-    oldest, newest = (pins(name).get(package, "") for name in ("oldest.txt", "newest.txt"))
+    name = package(library)
+    oldest, newest = (pins(file).get(name, "") for file in ("oldest.txt", "newest.txt"))
     return oldest if oldest == newest else f"{oldest} to {newest}"
 
 

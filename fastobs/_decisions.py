@@ -8,9 +8,9 @@ from . import catalogue
 from ._exchange import CURRENT, Exchange
 from .catalogue import ROUTE, Metric
 from .cells import Meters
-from .cells.meters import OTHER, Histogram
+from .cells.meters import OTHER, Counter, Histogram
 
-__all__ = ["Decision", "decide", "decisions", "undecided"]
+__all__ = ["Decision", "Limit", "decide", "decisions", "undecided"]
 
 Decision = tuple[str, str, str]
 """The limiter, the limit it checked, and the outcome: allowed, limited or error."""
@@ -21,17 +21,54 @@ LISTED = 20
 """Routes that are named to people; more than so many are a number."""
 
 
-def decide(meters: Meters, limiter: str, limit: str, outcome: str) -> None:
-    """A limiter decided; within a request it is counted when that ends.
+class Limit:
+    """One limit of one limiter; it knows its rows, so that a decision does not look for them.
 
-    A limiter in a middleware decides before routing: only the end of the exchange knows the route.
+    Args:
+        limiter: The label ``limiter``.
+        limit: The label ``limit``.
     """
-    exchange = CURRENT.get()
-    if exchange is None or exchange.closed:
-        meters.counter(catalogue.LIMIT_DECISIONS, limiter, limit, "", outcome).add()
-    else:
+
+    __slots__ = ("_meters", "_rows", "limit", "limiter")
+
+    def __init__(self, meters: Meters, limiter: str, limit: str) -> None:
+        self.limiter = limiter
+        self.limit = limit
+        self._meters = meters
+        self._rows: dict[str, Counter] = {}
+
+    def decide(self, outcome: str) -> None:
+        """It was decided; within a request that is counted when the request ends.
+
+        A limiter in a middleware decides before routing: only the end of the exchange knows the
+        route.
+        """
+        exchange = CURRENT.get()
+        if exchange is None or exchange.closed:
+            row = self._rows.get(outcome)
+            if row is None:
+                row = self._row(outcome)
+            row.add()
+            return
         exchange.noted = True
-        exchange.scope.setdefault(KEY, []).append((limiter, limit, outcome))
+        made = exchange.scope.get(KEY)
+        if made is None:
+            # Two threads of a request may get here at once.
+            made = exchange.scope.setdefault(KEY, [])
+        made.append((self.limiter, self.limit, outcome))
+
+    def _row(self, outcome: str) -> Counter:
+        values = (self.limiter, self.limit, "", outcome)
+        row = self._meters.counter(catalogue.LIMIT_DECISIONS, *values)
+        # Of what has no row of its own, each event is counted as one too many.
+        if row.values == values:
+            self._rows[outcome] = row
+        return row
+
+
+def decide(meters: Meters, limiter: str, limit: str, outcome: str) -> None:
+    """A limiter decided, about a limit that is not kept."""
+    Limit(meters, limiter, limit).decide(outcome)
 
 
 def decisions(exchange: Exchange) -> list[Decision]:

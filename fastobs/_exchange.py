@@ -14,7 +14,7 @@ from starlette.types import Scope
 from ._contain import contain
 from ._routes import Routes
 
-__all__ = ["CURRENT", "METHODS", "NO_PARTS", "Exchange", "current", "qualified_name"]
+__all__ = ["CURRENT", "KEEP", "METHODS", "NO_PARTS", "Exchange", "current", "qualified_name"]
 
 METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
@@ -154,6 +154,19 @@ class Exchange:
         self.trace_number = trace_number
         self._span_number = span_number
 
+    def keep_profile(self) -> None:
+        """Have what is sampled of this request kept, though it may end neither slow nor failed.
+
+        Sampling begins at the share `slow.profile_from` of its threshold: one that is over by then
+        leaves no profile. From any of its threads and tasks, at any time before its end; the limits
+        of profiles apply.
+        """
+        if self.notes is None:
+            self.notes = {}
+            # Whoever finds notes relies on their being told.
+            self.noted = True
+        self.notes[KEEP] = True
+
     @property
     def request_id(self) -> str:
         """The caller's ``X-Request-Id`` if it is a reasonable one, else the trace id."""
@@ -170,6 +183,9 @@ class Exchange:
         path: str = self.scope["path"]
         return path
 
+
+KEEP = "keep_profile"
+"""The note of an exchange whose profile the app asks to be kept."""
 
 NO_PARTS: Mapping[str, float] = MappingProxyType({})
 """What most exchanges have; with the first part it gets its own."""

@@ -116,7 +116,12 @@ class Handle:
         If there is a limiter, also the routes that none ever decided on.
         """
         shared = self._process
-        parts = [shared.workers.status(), shared.probes.status(), *self._undecided()]
+        parts = [
+            shared.workers.status(),
+            self._watching(),
+            shared.probes.status(),
+            *self._undecided(),
+        ]
         return "\n".join(parts)
 
     def check(self, name: str, ask: Ask, *, within: float = WITHIN) -> None:
@@ -140,6 +145,13 @@ class Handle:
             self._undo.pop()()
         with suppress(AttributeError, KeyError):
             del self._app.state.fastobs
+
+    def _watching(self) -> str:
+        from .watchdog.summary import summary
+
+        watched = dict(self._process.probes.watched("runtime"))
+        refused = "" if self._tail is None else self._tail.refusal
+        return summary(self.settings, watches="event loop blocks" in watched, refused=refused)
 
     def _undecided(self) -> Iterator[str]:
         """Limiters fail open: a route that they pass over looks like one that nobody overloads."""

@@ -4,13 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from threading import RLock
+from typing import Protocol
 
 from ._exchange import NO_PARTS, Exchange
 
-__all__ = ["UNACCOUNTED", "Parts", "account", "enter", "leave", "so_far"]
+__all__ = [
+    "BLOCKING",
+    "LOOP_WAIT",
+    "UNACCOUNTED",
+    "Grip",
+    "Held",
+    "Parts",
+    "account",
+    "enter",
+    "hold",
+    "leave",
+    "so_far",
+]
 
 UNACCOUNTED = "unaccounted"
 """What of the duration belongs to no part."""
+LOOP_WAIT = "loop_wait"
+"""Others held the event loop, so that nothing of the request could go on there."""
+BLOCKING = "blocking"
+"""The request itself held the event loop, in none of its other parts."""
+
+THREAD = "thread"
+TOLD = 100
+"""Holds of one request that are told one by one; a stream may see more."""
+
+
+class Grip(Protocol):
+    """A step that holds an event loop for too long."""
+
+    began: float
+    """When it was seen first, in seconds as ``perf_counter`` says."""
+
+    def ended(self) -> float | None:
+        """When, in the same seconds; None while it goes on. Asked from any thread."""
+
+
+class Held:
+    """The event loop of a request is held.
+
+    Args:
+        part: `LOOP_WAIT` or `BLOCKING`.
+        grip: Tells how long.
+        at: When it began, in nanoseconds since 1970.
+        event: What a span calls it.
+        attributes: What a span says of it.
+
+    Attributes:
+        since: When this request's share of it begins, in seconds.
+        seconds: How long it was for this request; 0.0 until it is over.
+    """
+
+    __slots__ = ("at", "attributes", "event", "grip", "part", "seconds", "since")
+
+    def __init__(
+        self, part: str, grip: Grip, *, at: int, event: str, attributes: Mapping[str, str | int]
+    ) -> None:
+        self.part = part
+        self.grip = grip
+        self.at = at
+        self.event = event
+        self.attributes = attributes
+        self.since = grip.began
+        self.seconds = 0.0
 
 
 class Parts(dict[str, float]):
@@ -20,54 +80,93 @@ class Parts(dict[str, float]):
     or across each other. A moment is counted once and for the part that began last, so that the
     parts of a request never add up to more than its duration.
 
-    The loop and the request's threads write to it at the same time.
+    That the loop is held is such a part, which the watchdog writes. `LOOP_WAIT` lies above what the
+    request waits for on the loop, since no answer can be taken there, and below what its threads do,
+    which go on. `BLOCKING` lies below everything: what it does meanwhile may have a better name.
+
+    The loop, the request's threads and the watchdog write to it at the same time. What happens nearly
+    always does without the lock: see `enter`.
+
+    Attributes:
+        held: When the loop was held, the oldest first.
     """
 
-    __slots__ = ("_lock", "_open", "_settled", "_since")
+    __slots__ = ("_holding", "_lock", "_locked", "_open", "_settled", "_since", "held")
 
     def __init__(self) -> None:
         super().__init__()
+        self.held: tuple[Held, ...] = ()
+        self._holding: Held | None = None
         self._open: list[str] = []
         self._since = 0.0
         self._settled = False
         # Reentrant: the garbage collector may run here and give back a connection, which has a part.
         self._lock = RLock()
+        # How many reasons there are to take it: each who has it, a hold that goes on, the end. An error
+        # in between leaves one too many, which is slower and no less right.
+        self._locked = 0
 
     def enter(self, part: str, now: float) -> None:
         """The part begins."""
         with self._lock:
+            self._locked += 1
             if not self._settled:
                 self._turn(now)
                 self._open.append(part)
+            self._locked -= 1
 
     def leave(self, part: str, now: float) -> None:
         """The part ends; if it goes on several times, one of them does."""
         with self._lock:
+            self._locked += 1
             self._turn(now)
-            going_on = self._open
-            if going_on and going_on[-1] == part:
-                # Nearly always.
-                del going_on[-1]
-                return
-            for at in range(len(going_on) - 2, -1, -1):
-                if going_on[at] == part:
-                    del going_on[at]
-                    return
+            self._drop(part)
+            self._locked -= 1
+
+    def hold(self, held: Held, started: float) -> None:
+        """The loop is held, since a while; the end of that is found when somebody asks.
+
+        Args:
+            held: How.
+            started: When the request began, in seconds.
+        """
+        with self._lock:
+            self._locked += 1
+            held.since = max(held.since, started)
+            # Nothing has turned since then but the request's threads: whatever they did is theirs.
+            self._turn(held.since)
+            if not self._settled and self._holding is None:
+                going_on = self._open
+                below = going_on.index(THREAD) if THREAD in going_on else len(going_on)
+                going_on.insert(0 if held.part == BLOCKING else below, held.part)
+                self._holding = held
+                self._locked += 1
+                if len(self.held) < TOLD:
+                    self.held = (*self.held, held)
+            self._locked -= 1
 
     def settle(self, now: float) -> None:
         """The request ends: what goes on in a task that outlives it is not its time any more."""
         with self._lock:
+            self._locked += 1
             self._turn(now)
+            if self._holding is not None and not self._settled:
+                self._release(self._holding, now)
             self._open.clear()
             self._settled = True
 
     def so_far(self, now: float) -> dict[str, float]:
         """Seconds by part, of what goes on up to now."""
         with self._lock:
+            self._locked += 1
             self._turn(now)
-            return dict(self)
+            parts = dict(self)
+            self._locked -= 1
+            return parts
 
     def _turn(self, now: float) -> None:
+        if self._holding is not None and (ended := self._holding.grip.ended()) is not None:
+            self._release(self._holding, min(ended, now))
         since = self._since
         # Whoever read the clock first may come second, from another thread.
         if now > since:
@@ -75,6 +174,21 @@ class Parts(dict[str, float]):
             if self._open:
                 part = self._open[-1]
                 self[part] = (self[part] if part in self else 0.0) + now - since  # noqa: SIM401 - faster
+
+    def _release(self, held: Held, end: float) -> None:
+        """The loop is not held any more; what comes after that belongs to what went on meanwhile."""
+        self._holding = None
+        self._locked -= 1
+        self._turn(end)
+        self._drop(held.part)
+        held.seconds = max(end - held.since, 0.0)
+
+    def _drop(self, part: str) -> None:
+        going_on = self._open
+        for at in range(len(going_on) - 1, -1, -1):
+            if going_on[at] == part:
+                del going_on[at]
+                return
 
 
 def enter(exchange: Exchange | None, part: str, now: float) -> None:
@@ -90,7 +204,22 @@ def enter(exchange: Exchange | None, part: str, now: float) -> None:
     parts = exchange.parts
     if type(parts) is not Parts:
         parts = _first(exchange)
-    parts.enter(part, now)
+    # Made before: the garbage collector may run here.
+    further = (part,)
+    if parts._locked:
+        parts.enter(part, now)
+        return
+    # From that look to the end nothing is called, nothing is made that is collected and nothing jumps
+    # back: CPython switches threads nowhere in it, so nobody comes in between.
+    since = parts._since
+    going_on = parts._open
+    # Whoever read the clock first may come second, from another thread.
+    if now > since:
+        parts._since = now
+        if going_on:
+            above = going_on[-1]
+            parts[above] = (parts[above] if above in parts else 0.0) + now - since  # noqa: SIM401 - a call
+    going_on += further
 
 
 def leave(exchange: Exchange | None, part: str, now: float) -> None:
@@ -98,8 +227,32 @@ def leave(exchange: Exchange | None, part: str, now: float) -> None:
     if exchange is None or exchange.closed:
         return
     parts = exchange.parts
-    if type(parts) is Parts:
+    if type(parts) is not Parts:
+        return
+    going_on = parts._open
+    if parts._locked or not going_on or going_on[-1] != part:
         parts.leave(part, now)
+        return
+    # As in `enter`.
+    since = parts._since
+    if now > since:
+        parts._since = now
+        parts[part] = (parts[part] if part in parts else 0.0) + now - since  # noqa: SIM401 - a call
+    del going_on[-1]
+
+
+def hold(exchange: Exchange, held: Held) -> None:
+    """The event loop of this exchange is held; nothing happens in a closed one.
+
+    For another thread, while the loop stands still: no exchange of that loop can end meanwhile, and
+    none pays for it that is not held.
+    """
+    if exchange.closed:
+        return
+    parts = exchange.parts
+    if type(parts) is not Parts:
+        parts = _first(exchange)
+    parts.hold(held, exchange.started)
 
 
 def account(exchange: Exchange) -> Mapping[str, float]:

@@ -36,13 +36,17 @@ class section:  # noqa: N801 - it reads like the verb that it is
 
     def __enter__(self) -> None:
         try:
-            enter(CURRENT.get(), self.name, perf_counter())
+            if (exchange := CURRENT.get()) is not None:
+                enter(exchange, self.name, perf_counter())
         except Exception as error:
             contain("section", error)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: object = None, raised: object = None, traceback: object = None
+    ) -> None:
         try:
-            leave(CURRENT.get(), self.name, perf_counter())
+            if (exchange := CURRENT.get()) is not None:
+                leave(exchange, self.name, perf_counter())
         except Exception as error:
             contain("section", error)
 

@@ -99,7 +99,7 @@ def provide(settings: Traces, who: Identity, meters: Meters, head: Head) -> None
     processors = [BatchSpanProcessor(_Counted(exporter, meters)) for exporter in exporters]
     for processor in processors:
         provider.add_span_processor(processor)
-    atexit.register(_shut_down, provider, settings.shutdown_after)
+    atexit.register(_End(provider.shutdown), settings.shutdown_after)
     trace.set_tracer_provider(provider)
     if settings.sample is not None:
         limits = SpanLimits()
@@ -135,6 +135,33 @@ class _Provider(TracerProvider):
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         self._head.way = None
         super().add_span_processor(span_processor)
+
+
+class _End:
+    """Sends what is left, but lets a dead collector hold up the end of the process only so long.
+
+    Its thread waits from the beginning: Python 3.12 starts none when the process ends.
+    """
+
+    def __init__(self, shut_down: Callable[[], None]) -> None:
+        self._shut_down = shut_down
+        self.begin_anew()
+        os.register_at_fork(after_in_child=self.begin_anew)
+
+    def begin_anew(self) -> None:
+        """In a forked child: the thread stayed with the parent."""
+        self._due = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fastobs-traces-end", daemon=True)
+        self._thread.start()
+
+    def __call__(self, within: float) -> None:
+        """Seconds to wait for it."""
+        self._due.set()
+        self._thread.join(within)
+
+    def _run(self) -> None:
+        self._due.wait()
+        self._shut_down()
 
 
 class _ExchangeIds(RandomIdGenerator):
@@ -213,13 +240,6 @@ def _exporter(name: str) -> SpanExporter | None:
         name,
     )
     return None
-
-
-def _shut_down(provider: TracerProvider, within: float) -> None:
-    """Send what is left, but let a dead collector hold up the end of the process only so long."""
-    thread = threading.Thread(target=provider.shutdown, name="fastobs-traces-end", daemon=True)
-    thread.start()
-    thread.join(within)
 
 
 def _silence_native(config: dict[str, Any]) -> Undo:

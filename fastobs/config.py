@@ -115,8 +115,8 @@ class Slow(Section):
     """Lines; what exceeds it is counted and told by the next line as ``suppressed``."""
     profile_from: Annotated[float, Field(gt=0, le=1)] | None = 0.5
     """Share of its threshold that a request has taken when the watchdog begins to sample what it
-    does, to keep that as a profile if it ends slow or fails with an exception. None for no such
-    profiles. Needs `runtime.loop_block_after`, and the limits of profiles apply."""
+    does, to keep that as a profile if it ends slow, fails with an exception or a 5xx, or if the app
+    asks for it (``current().keep_profile()``). None for no such profiles. Needs `runtime.loop_block_after`, and the limits of profiles apply."""
     trust_request_start: bool = False
     """Whether a line says how long the request waited in front of us, by the proxy's header
     ``X-Request-Start``. Only if the proxy always sets it: else anybody can."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
@@ -32,6 +33,15 @@ pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
 Observed = Callable[..., Any]
 SLEEP = text("SELECT pg_sleep(0.2)")
+HELD = 3.0
+"""Seconds that a loop is held. Of each hold up to a tick is not seen, which is 0.05 s, and more if the
+watchdog's thread does not get a processor in time."""
+
+each_loop = pytest.mark.parametrize(
+    "anyio_backend",
+    [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
+    ids=["asyncio", "uvloop"],
+)
 
 
 class Truth(dict[str, float]):
@@ -322,3 +332,128 @@ async def test_a_middleware_with_a_task_of_its_own_hides_nothing(
     parts.measure()
 
     assert agree(parts["db"], truth["db"])
+
+
+def of_route(meters: Meters, route: str) -> tuple[dict[str, float], float]:
+    """Seconds by part of its requests, and those of them as a whole."""
+    rows = meters.rows(catalogue.HTTP_PART)
+    parts = {row.values[1]: row.cells[row.at] for row in rows if row.values[0] == route}
+    wholes = [row for row in meters.rows(catalogue.HTTP_DURATION) if route in row.values]
+    return parts, sum(row.sum for row in wholes if isinstance(row, Histogram))
+
+
+async def watched(meters: Meters) -> None:
+    """Until the loop's heart has beaten: what happens before that is not seen."""
+    lag = catalogue.LOOP_LAG
+    await until(
+        lambda: [row for row in meters.rows(lag) if isinstance(row, Histogram) and row.count]
+    )
+
+
+@each_loop
+async def test_a_loop_that_is_held_is_blocking_for_one_and_loop_wait_for_the_others(
+    observed: Observed, meters: Meters, database_url: str
+) -> None:
+    """Though the answer to the other's query lies ready meanwhile, and asyncio cannot take it."""
+    engine = create_async_engine(make_url(database_url).set(drivername="postgresql+asyncpg"))
+    truth = Truth()
+    asked = asyncio.Event()
+    app = FastAPI()
+
+    @app.get("/warm")
+    async def warm() -> None:
+        async with engine.connect() as connection:
+            await connection.execute(SLEEP)
+
+    @app.get("/victim")
+    async def victim() -> None:
+        async with engine.connect() as connection:
+            asked.set()
+            await connection.execute(SLEEP)
+
+    @app.get("/culprit")
+    async def culprit() -> None:
+        await asked.wait()
+        with truth.of("held"):
+            time.sleep(HELD)  # noqa: ASYNC251 - the fault that is looked for
+
+    observed(app)
+    async with client(app) as http:
+        await http.get("/warm")
+        await watched(meters)
+        await asyncio.gather(http.get("/culprit"), http.get("/victim"))
+    await engine.dispose()
+    parts, whole = of_route(meters, "/victim")
+    own, own_whole = of_route(meters, "/culprit")
+
+    assert abs(parts["loop_wait"] - truth["held"]) <= 0.05 * whole
+    assert abs(own["blocking"] - truth["held"]) <= 0.05 * own_whole
+    assert "blocking" not in parts
+    assert "loop_wait" not in own
+    assert abs(sum(parts.values()) - whole) <= 0.001 * whole
+    assert abs(sum(own.values()) - own_whole) <= 0.001 * own_whole
+
+
+@each_loop
+async def test_a_thread_goes_on_while_the_loop_is_held(observed: Observed, meters: Meters) -> None:
+    """Its request waits for the loop only from when the function is done."""
+    runs, over = threading.Event(), threading.Event()
+    done: list[float] = []
+    released: list[float] = []
+    app = FastAPI()
+
+    @app.get("/victim")
+    def victim() -> None:
+        runs.set()
+        over.wait(30)
+        done.append(perf_counter())
+
+    @app.get("/culprit")
+    async def culprit() -> None:
+        await until(runs.is_set)
+        threading.Timer(HELD / 2, over.set).start()
+        time.sleep(HELD)  # noqa: ASYNC251 - the fault that is looked for
+        released.append(perf_counter())
+
+    @app.get("/warm")
+    def warm() -> None: ...
+
+    observed(app)
+    async with client(app) as http:
+        await http.get("/warm")
+        await watched(meters)
+        await asyncio.gather(http.get("/victim"), http.get("/culprit"))
+    parts, whole = of_route(meters, "/victim")
+
+    assert abs(parts["loop_wait"] - (released[0] - done[0])) <= 0.05 * whole
+    assert parts["thread"] > 0.9 * (whole - parts["loop_wait"])
+
+
+@each_loop
+async def test_a_def_endpoint_that_blocks_its_thread_holds_no_loop(
+    observed: Observed, meters: Meters
+) -> None:
+    """It has its thread, and nobody waits."""
+    app = FastAPI()
+
+    @app.get("/")
+    def endpoint() -> None:
+        time.sleep(HELD / 3)
+
+    @app.get("/other")
+    async def other() -> None:
+        await asyncio.sleep(HELD / 3)
+
+    @app.get("/warm")
+    def warm() -> None: ...
+
+    observed(app, runtime={"loop_block_after": HELD / 6})
+    async with client(app) as http:
+        await http.get("/warm")
+        await watched(meters)
+        await asyncio.gather(http.get("/"), http.get("/other"))
+    parts, whole = of_route(meters, "/")
+
+    assert abs(parts["thread"] - whole) <= 0.05 * whole
+    assert not {"blocking", "loop_wait"} & parts.keys()
+    assert of_route(meters, "/other")[0] == {}

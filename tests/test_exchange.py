@@ -7,7 +7,7 @@ import os
 import pytest
 
 from fastobs import current
-from fastobs._exchange import CURRENT, Exchange
+from fastobs._exchange import CURRENT, KEEP, Exchange
 from fastobs._routes import Routes
 from tests.driving import scope
 
@@ -84,3 +84,15 @@ def test_forked_processes_do_not_make_up_the_same_ids() -> None:
     os.waitpid(pid, 0)
 
     assert os.read(read, 32).decode() != exchange().trace_id
+
+
+def test_the_wish_for_a_profile_is_noted_beside_what_else_is() -> None:
+    """Its end is told to whoever reads the notes."""
+    first, second = exchange(), exchange()
+    second.notes = {"retry_after": True}
+
+    for one in (first, second):
+        one.keep_profile()
+
+    assert (first.notes, first.noted) == ({KEEP: True}, True)
+    assert second.notes == {"retry_after": True, KEEP: True}

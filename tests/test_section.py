@@ -159,11 +159,11 @@ def test_an_error_of_ours_stays_ours(
     exchange: Exchange, meters: Meters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The block runs, and the error is counted."""
-    monkeypatch.setattr(Parts, "enter", lambda *_: 1 / 0)
+    monkeypatch.setattr("fastobs._section.enter", lambda *_: 1 / 0)
     ran = []
     with section("render"):
         ran.append(1)
-    monkeypatch.setattr(Parts, "leave", lambda *_: 1 / 0)
+    monkeypatch.setattr("fastobs._section.leave", lambda *_: 1 / 0)
     with section("render"):
         ran.append(2)
 

@@ -94,6 +94,7 @@ ADAPTERS = (
     Adapter("limits", "limits", ".limits", "a strategy of limits"),
     Adapter("slowapi", "limits", ".slowapi", "Limiter of slowapi"),
     Adapter("pyrate_limiter", "limits", ".pyrate_limiter", "Limiter of pyrate-limiter"),
+    Adapter("guard_core", "limits", ".fastapi_guard", ""),
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 from starlette.applications import Starlette
 
@@ -21,7 +21,8 @@ class Names:
 
     def __init__(self) -> None:
         self._owners: dict[str, ref[Any]] = {}
-        self._lent: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+        # By identity: whoever decides is asked for its name each time.
+        self._lent: dict[int, tuple[ref[Any], str]] = {}
 
     def claim(self, owner: object, wanted: str) -> str:
         """The wanted name, or with ``#2`` and so on if something else has it."""
@@ -34,11 +35,13 @@ class Names:
 
     def lend(self, obj: object, name: str) -> None:
         """Whoever watches this object shall call it so, even if others are called the same."""
-        self._lent[obj] = name
+        key = id(obj)
+        self._lent[key] = (ref(obj, lambda _: self._lent.pop(key, None)), name)
 
     def of(self, obj: object) -> str | None:
         """The name that was lent to this object."""
-        return self._lent.get(obj)
+        lent = self._lent.get(id(obj))
+        return None if lent is None else lent[1]
 
     def _holder(self, name: str) -> object:
         owner = self._owners.get(name)

@@ -24,8 +24,7 @@ from ._hooks import Hooks
 __all__ = [
     "ACQUIRING",
     "Account",
-    "Acquire",
-    "Checkout",
+    "Lease",
     "Pools",
     "ages",
 ]
@@ -38,6 +37,7 @@ class Account:
         pool: The pool, or None when it is gone.
         own: What the pool calls itself.
         described: Driver, host and database; never with credentials.
+        blocks: Whether it has people wait for a connection, and does not refuse at once.
         waiting: Who waits for a connection now.
     """
 
@@ -53,7 +53,8 @@ class Account:
         self.name = self.given = self.variable = ""
         self.own = own
         self.described = described
-        self.waiting: dict[int, Acquire] = {}
+        self.blocks = True
+        self.waiting: set[Lease] = set()
         # Connections are opened before the pool is in the variable that names it.
         self._opened: deque[float] = deque(maxlen=1000)
         self._meters = meters
@@ -93,57 +94,50 @@ class Account:
             self.create.observe(took)
 
 
-class Acquire:
-    """One call for a connection: it waits for one, and perhaps opens it.
+class Lease:
+    """One connection for one caller, who waits for it, perhaps opens it, and has it.
 
     Attributes:
-        began: When, as ``perf_counter`` says.
-        waits: False as soon as it opens a connection: that is not waiting.
-        ended: Whether the call is over; a task that it started may outlive it.
+        since: When they began to wait for it, and once they have it, when they got it; as
+            ``perf_counter`` says.
+        waits: False as soon as they open a connection: that is not waiting.
+        part: The part of the request's time that goes on for it; empty if none does.
+        ended: Whether the call for it is over; a task that it started may outlive it.
+        waited: Seconds that were waited in this context, for this one and for those before.
     """
 
-    __slots__ = ("account", "before", "began", "ended", "exchange", "waits")
+    __slots__ = ("account", "before", "ended", "exchange", "part", "since", "waited", "waits")
 
-    def __init__(self, account: Account, exchange: Exchange | None, began: float) -> None:
+    def __init__(
+        self, account: Account, exchange: Exchange | None, before: Lease | None, since: float
+    ) -> None:
         self.account = account
         self.exchange = exchange
-        self.began = began
-        self.before = ACQUIRING.get()
-        self.waits = True
-        self.ended = False
-
-
-class Checkout:
-    """A connection that is out, since when and for whom.
-
-    Attributes:
-        connection: What the pool handed out. While it lives, its id is nobody else's.
-    """
-
-    __slots__ = ("account", "connection", "exchange", "since")
-
-    connection: ref[Any]
-
-    def __init__(self, acquire: Acquire, since: float) -> None:
-        self.account = acquire.account
-        self.exchange = acquire.exchange
         self.since = since
+        self.waits = True
+        self.part = ""
+        self.ended = False
+        if before is None:
+            self.waited, self.before = 0.0, None
+        else:
+            self.waited = before.waited
+            self.before = None if before.ended else before
 
     @property
     def route(self) -> str:
         return "" if self.exchange is None else self.exchange.route
 
 
-ACQUIRING: ContextVar[Acquire | None] = ContextVar("fastobs_acquire", default=None)
-"""The call that a connection is opened for. A driver may open it in a task of its own, which has a
-copy of the caller's context."""
+ACQUIRING: ContextVar[Lease | None] = ContextVar("fastobs_lease", default=None)
+"""The latest call for a connection; as long as it has not ended, a connection that is opened is opened
+for it. A driver may open it in a task of its own, which has a copy of the caller's context."""
 
 
 class Pools(Probe, ABC):
     """The pools family, for one library: a subclass hooks it, and tells from its hooks what happens.
 
-    A pool's life is the same everywhere: `_begin`; `_connects` if the caller opens a connection
-    itself; `_got` or `_failed`; `_out` for as long as it is out.
+    It goes the same way everywhere: `_begin`; `_connects` if the caller opens a connection itself;
+    `_got` or `_failed`; `_hand_out` and, when it is given back, `_take_back`.
     """
 
     component = "probes.pools"
@@ -156,21 +150,20 @@ class Pools(Probe, ABC):
         self._hooks = Hooks()
         self._known: set[catalogue.Metric] = set()
         self._accounts: dict[int, Account] = {}
-        self._out: dict[int, Checkout] = {}
+        # By the id of what was handed out, which is nobody else's as long as the other dict has it.
+        self._out: dict[int, Lease] = {}
+        self._alive: dict[int, ref[Any]] = {}
         self._lock = threading.RLock()
 
     def detach(self) -> None:
         self._hooks.undo()
         self._out.clear()
+        self._alive.clear()
 
     def watch(self, obj: Any, name: str | None) -> bool:
         if not isinstance(obj, self.kinds):
             return False
-        account = self._account(obj)
-        if name is not None and name != account.given:
-            account.given = name
-            if account.name:
-                self._name(account)
+        self._give(self._account(obj), name)
         return True
 
     def found(self, obj: Any, name: str) -> None:
@@ -181,7 +174,7 @@ class Pools(Probe, ABC):
         out = list(self._out.values())
         for account in list(self._accounts.values()):
             pool = account.pool()
-            mine = [checkout for checkout in out if checkout.account is account]
+            mine = [lease for lease in out if lease.account is account]
             if pool is not None and self._shown(pool, mine):
                 if not account.name:
                     self._name(account)
@@ -202,119 +195,159 @@ class Pools(Probe, ABC):
         """What it is, for people."""
 
     @abstractmethod
-    def _shown(self, pool: Any, out: list[Checkout]) -> bool:
+    def _shown(self, pool: Any, out: list[Lease]) -> bool:
         """Whether there is anything to tell of it: not of one that is closed."""
 
     @abstractmethod
-    def _readings(self, account: Account, pool: Any, out: list[Checkout]) -> Iterator[Reading]:
+    def _readings(self, account: Account, pool: Any, out: list[Lease]) -> Iterator[Reading]:
         """Its sizes now."""
 
-    def _leaked(self, checkout: Checkout) -> None:
+    def _leaked(self, lease: Lease) -> None:
         """A connection is gone that was not given back; called wherever the collector runs."""
 
     # What follows runs within the app's calls: it must not raise.
 
     def _around_acquire(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def acquire(pool: Any, *args: Any, **options: Any) -> Any:
-            acquire = self._begin(pool)
+            lease = self._begin(pool)
             try:
                 connection = original(pool, *args, **options)
             except BaseException as error:
-                self._failed(acquire, error)
+                self._failed(lease, error)
                 raise
-            self._got(acquire, connection)
+            self._got(lease, connection)
             return connection
 
         return acquire
 
     def _around_async_acquire(self, original: Callable[..., Any]) -> Callable[..., Any]:
         async def acquire(pool: Any, *args: Any, **options: Any) -> Any:
-            acquire = self._begin(pool)
+            lease = self._begin(pool)
             try:
                 connection = await original(pool, *args, **options)
             except BaseException as error:
-                self._failed(acquire, error)
+                self._failed(lease, error)
                 raise
-            self._got(acquire, connection)
+            self._got(lease, connection)
             return connection
 
         return acquire
 
-    def _begin(self, pool: Any) -> Acquire | None:
+    def _begin(self, pool: Any) -> Lease | None:
         """Somebody wants a connection."""
         if not self._hooks.on:
             return None
         try:
-            account = self._accounts.get(id(pool)) or self._account(pool)
-            if not account.name:
-                # It may be in a variable that nobody has looked at yet.
-                self.kit.look()
-                self._name(account)
+            account = self._accounts.get(id(pool))
+            if account is None or not account.name:
+                account = self._introduced(pool)
+            exchange = CURRENT.get()
             now = perf_counter()
-            acquire = Acquire(account, CURRENT.get(), now)
-            enter(acquire.exchange, "pool_wait", now)
-            ACQUIRING.set(acquire)
+            lease = Lease(account, exchange, ACQUIRING.get(), now)
+            if exchange is not None and account.blocks:
+                enter(exchange, "pool_wait", now)
+                lease.part = "pool_wait"
+            ACQUIRING.set(lease)
             # Last: nothing can fail from here on and leave it waiting for ever.
-            account.waiting[id(acquire)] = acquire
+            account.waiting.add(lease)
         except Exception as error:
             contain(self.component, error)
             return None
-        return acquire
+        return lease
 
-    def _got(self, acquire: Acquire | None, connection: Any) -> None:  # noqa: ARG002
+    def _got(self, lease: Lease | None, connection: Any) -> None:  # noqa: ARG002
         """They have it."""
-        self._over(acquire, None)
+        self._over(lease, None)
 
-    def _failed(self, acquire: Acquire | None, error: BaseException) -> None:
+    def _failed(self, lease: Lease | None, error: BaseException) -> None:
         """They do not get one."""
-        self._over(acquire, error)
+        self._over(lease, error)
 
-    def _over(self, acquire: Acquire | None, error: BaseException | None) -> None:
-        if acquire is None:
+    def _over(self, lease: Lease | None, error: BaseException | None) -> None:
+        if lease is None:
             return
         try:
-            now = self._end(acquire)
-            account = acquire.account
-            if acquire.waits:
-                if account.timeouts is not None and isinstance(error, self.timeout):
+            account, waits, now = lease.account, lease.waits, perf_counter()
+            waited = now - lease.since
+            self._end(lease, now)
+            if waits:
+                late = isinstance(error, self.timeout) and account.blocks
+                if late and account.timeouts is not None:
                     account.timeouts.add()
-                account.waited(now - acquire.began)
+                account.waited(waited)
         except Exception as ours:
             contain(self.component, ours)
 
-    def _end(self, acquire: Acquire) -> float:
-        acquire.ended = True
-        acquire.account.waiting.pop(id(acquire), None)
-        ACQUIRING.set(acquire.before)
+    def _end(self, lease: Lease, now: float) -> None:
+        """The call is over. May raise."""
+        lease.ended = True
+        if lease.waits:
+            lease.account.waiting.discard(lease)
+            lease.waited += now - lease.since
+        if (before := lease.before) is not None:
+            before.waited = lease.waited
+            ACQUIRING.set(before)
+        if lease.part:
+            leave(lease.exchange, lease.part, now)
+
+    def _waited(self, lease: Lease) -> float:
+        """The caller waits no more, and it is now. May raise."""
         now = perf_counter()
-        leave(acquire.exchange, "pool_wait" if acquire.waits else "db", now)
+        account, waited = lease.account, now - lease.since
+        lease.waits = False
+        account.waiting.discard(lease)
+        lease.since = now
+        lease.waited += waited
+        if lease.part:
+            lease.part = ""
+            leave(lease.exchange, "pool_wait", now)
+        if account.wait is not None:
+            account.wait.observe(waited)
         return now
 
-    def _connects(self, acquire: Acquire) -> None:
+    def _connects(self, lease: Lease) -> None:
         """From now on the caller opens a connection: it has waited. May raise."""
-        acquire.waits = False
-        account, exchange, now = acquire.account, acquire.exchange, perf_counter()
-        account.waiting.pop(id(acquire), None)
-        account.waited(now - acquire.began)
-        leave(exchange, "pool_wait", now)
-        enter(exchange, "db", now)
+        now = self._waited(lease)
+        if lease.exchange is not None:
+            enter(lease.exchange, "db", now)
+            lease.part = "db"
 
-    def _hand_out(self, acquire: Acquire, connection: Any, now: float) -> None:
+    def _hand_out(self, lease: Lease, connection: Any, now: float) -> None:
         """The connection is out. May raise."""
         key = id(connection)
-        checkout = Checkout(acquire, now)
-        checkout.connection = ref(connection, lambda _: self._gone(key))
-        self._out[key] = checkout
+        lease.since = now
+        if key not in self._alive:
+            self._alive[key] = ref(connection, lambda _: self._gone(key))
+        self._out[key] = lease
 
     def _gone(self, key: int) -> None:
-        if (checkout := self._out.pop(key, None)) is not None:
-            self._leaked(checkout)
+        self._alive.pop(key, None)
+        if (lease := self._out.pop(key, None)) is not None:
+            self._leaked(lease)
 
-    def _take_back(self, connection: Any) -> None:
-        """The connection is not out any more, if it was. May raise."""
-        checkout = self._out.pop(id(connection), None)
-        if checkout is not None and checkout.account.use is not None:
-            checkout.account.use.observe(perf_counter() - checkout.since)
+    def _take_back(self, connection: Any, pool: Any = None) -> None:
+        """The connection is not out any more, if it was. May raise.
+
+        Args:
+            connection: What was handed out.
+            pool: Who gets it, if that may be another one, which refuses it.
+        """
+        key = id(connection)
+        lease = self._out.get(key)
+        if lease is None or (pool is not None and lease.account.pool() is not pool):
+            return
+        del self._out[key]
+        if (use := lease.account.use) is not None:
+            use.observe(perf_counter() - lease.since)
+
+    def _introduced(self, pool: Any) -> Account:
+        """The account of this pool, with a name."""
+        account = self._account(pool)
+        if not account.name:
+            # It may be in a variable that nobody has looked at yet.
+            self.kit.look()
+            self._name(account)
+        return account
 
     def _account(self, pool: Any) -> Account:
         with self._lock:
@@ -322,6 +355,13 @@ class Pools(Probe, ABC):
             if (account := self._accounts.get(key)) is None:
                 account = self._accounts[key] = self._open_account(pool)
             return account
+
+    def _give(self, account: Account, name: str | None) -> None:
+        """This is its name, whatever else it could be called; None changes nothing."""
+        if name is not None and name != account.given:
+            account.given = name
+            if account.name:
+                self._name(account)
 
     def _close_account(self, key: int) -> Callable[[Any], object]:
         """For a weak reference to the pool with this id."""
@@ -345,8 +385,8 @@ def ages(name: str, out: Iterable[Held]) -> Iterator[Reading]:
     """Of each route the connection that has been out for the longest time."""
     now = perf_counter()
     oldest: dict[str, float] = {}
-    for checkout in out:
-        route = checkout.route
-        oldest[route] = max(now - checkout.since, oldest.get(route, 0.0))
+    for held in out:
+        route = held.route
+        oldest[route] = max(now - held.since, oldest.get(route, 0.0))
     for route, age in oldest.items():
         yield Reading(catalogue.POOL_OLDEST, (name, route), age)

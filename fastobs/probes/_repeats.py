@@ -16,34 +16,31 @@ __all__ = ["sent"]
 Key = tuple[str, str]
 """Shape and relation."""
 
+INNER = 3
+"""Frames above the hook that tells of a statement: ours, up to `call_site`."""
+
 NO_QUERIES = frozenset(
     {"BEGIN", "COMMIT", "PRAGMA", "RELEASE", "ROLLBACK", "SAVEPOINT", "SET", "SHOW"}
 )
 """They frame what is asked: ten transactions with one query each repeat the query."""
 
 
-def sent(exchange: Exchange, text: str, context: Any) -> None:
-    """A statement is sent for an exchange.
+def sent(exchange: Exchange, context: Any) -> None:
+    """A statement is about to be sent for an exchange.
 
     Args:
         exchange: An open one.
-        text: As the driver gets it.
         context: SQLAlchemy's, of its execution.
     """
     if ALLOWED.get():
         return
-    if "_fastobs_sent" in context.__dict__:
-        # Sequences and batches are further statements of one execution.
-        return
-    context._fastobs_sent = True
     compiled = context.compiled
     if compiled is None:
-        key = _key_of_text(text)
+        key = _key_of_text(context.statement)
     else:
         # SQLAlchemy keeps what it compiled, so the shape is found once.
         key = compiled.__dict__.get("_fastobs_key") or _key_of(compiled)
-    text, relation = key
-    if not text or (relation and not _lazy(context)):
+    if not key[0] or (key[1] and not _lazy(context)):
         return
     # What was sent before is looked up here: it is the usual case, and saves a call.
     notes = exchange.notes
@@ -55,8 +52,8 @@ def sent(exchange: Exchange, text: str, context: Any) -> None:
             return
     found.count += 1
     if found.count >= REPEATED and not found.statement:
-        found.statement = shown(text, context.dialect.name)
-        found.at = written(call_site())
+        found.statement = shown(key[0], context.dialect.name)
+        found.at = written(call_site(inner=INNER))
 
 
 def _lazy(context: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 __all__ = ["LONGEST", "shape", "shown"]
 
@@ -45,6 +46,7 @@ def shape(text: str) -> str:
     return _ROWS.sub("(?)", _LIST.sub("(?)", _LITERAL.sub(_blank, text)))
 
 
+@lru_cache(maxsize=100)
 def shown(shape: str, system: str) -> str:
     """A shape as people may see it: no literal is in it, and it is not long.
 

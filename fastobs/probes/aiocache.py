@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from time import perf_counter
 from types import FunctionType
 from typing import Any
 
@@ -12,6 +13,8 @@ from aiocache.base import BaseCache
 
 from fastobs import catalogue
 from fastobs._contain import contain, contained
+from fastobs._exchange import CURRENT
+from fastobs._parts import enter, leave
 from fastobs.cells import Reading
 from fastobs.config import Settings
 
@@ -102,19 +105,30 @@ class AioCache(Probe):
     # What follows runs within the app's calls: it must not raise.
 
     def _around_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        hooks, caches = self._hooks, self._caches
+
         async def get(cache: Any, *args: Any, **kwargs: Any) -> Any:
+            # A coroutine within this one, as `timed` is, would be resumed once more by each wait.
+            if (exchange := CURRENT.get()) is not None:
+                enter(exchange, "cache", perf_counter())
             try:
-                value = await timed(original(cache, *args, **kwargs))
+                value = await original(cache, *args, **kwargs)
             except Exception:
                 self._failed(cache)
                 raise
+            finally:
+                if exchange is not None:
+                    leave(exchange, "cache", perf_counter())
             # A value that is the very object given as default cannot be told from a miss.
-            default = args[1] if len(args) > 1 else kwargs.get("default")
-            key = args[0] if args else kwargs.get("key")
-            if value is not default:
-                self._hit(cache)
-            else:
+            default = args[1] if len(args) > 1 else kwargs.get("default") if kwargs else None
+            if value is default:
+                key = args[0] if args else kwargs.get("key")
                 self._looked(cache, (key,), (False,))
+            elif hooks.on:
+                try:
+                    caches.tally(cache).hits.add()
+                except Exception as error:
+                    contain(COMPONENT, error)
             return value
 
         return get
@@ -156,14 +170,6 @@ class AioCache(Probe):
             return
         with contained(COMPONENT):
             self._caches.tally(cache).errors.add()
-
-    def _hit(self, cache: Any) -> None:
-        if not self._hooks.on:
-            return
-        try:
-            self._caches.tally(cache).hits.add()
-        except Exception as error:
-            contain(COMPONENT, error)
 
     def _looked(self, cache: Any, keys: Iterable[Any], results: Iterable[bool]) -> None:
         if not self._hooks.on:

@@ -26,7 +26,7 @@ from fastobs.cells import Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._pools import ACQUIRING, Account, Acquire, Checkout, Pools
+from ._pools import ACQUIRING, Account, Lease, Pools
 from ._statements import Statements, argument
 
 __all__ = ["AsyncPG", "probe"]
@@ -108,14 +108,14 @@ class AsyncPG(Pools):
     def _what(self, pool: Any) -> str:
         return f"asyncpg Pool, at most {pool.get_max_size()} connections"
 
-    def _shown(self, pool: Any, out: list[Checkout]) -> bool:  # noqa: ARG002
+    def _shown(self, pool: Any, out: list[Lease]) -> bool:  # noqa: ARG002
         if pool.is_closing() and not pool.get_size():
             # It cannot be opened again.
             self._accounts.pop(id(pool), None)
             return False
         return True
 
-    def _readings(self, account: Account, pool: Any, out: list[Checkout]) -> Iterator[Reading]:  # noqa: ARG002
+    def _readings(self, account: Account, pool: Any, out: list[Lease]) -> Iterator[Reading]:  # noqa: ARG002
         name = account.name
         idle = pool.get_idle_size()
         # Asked from another thread, the pool may have changed in between.
@@ -129,9 +129,9 @@ class AsyncPG(Pools):
 
     def _around_taking(self, original: Callable[..., Any]) -> Callable[..., Any]:
         async def acquire(holder: Any) -> Any:
-            acquire = self._taking()
+            lease = self._taking()
             connection = await original(holder)
-            self._taken(acquire, holder)
+            self._taken(lease, holder)
             return connection
 
         return acquire
@@ -139,7 +139,10 @@ class AsyncPG(Pools):
     def _around_release(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def release(holder: Any) -> Any:
             # Before: within the call, the holder may already be somebody else's.
-            self._released(holder)
+            try:
+                self._take_back(holder)
+            except Exception as error:
+                contain(COMPONENT, error)
             return original(holder)
 
         return release
@@ -153,28 +156,22 @@ class AsyncPG(Pools):
 
         return connect
 
-    def _taking(self) -> Acquire | None:
+    def _taking(self) -> Lease | None:
         try:
-            acquire = ACQUIRING.get()
-            if acquire is None or acquire.ended or not acquire.waits:
+            lease = ACQUIRING.get()
+            if lease is None or lease.ended or not lease.waits:
                 return None
-            self._connects(acquire)
+            self._connects(lease)
         except Exception as error:
             contain(COMPONENT, error)
             return None
-        return acquire
+        return lease
 
-    def _taken(self, acquire: Acquire | None, holder: Any) -> None:
-        if acquire is None or not self._hooks.on or catalogue.POOL_USE not in self._known:
+    def _taken(self, lease: Lease | None, holder: Any) -> None:
+        if lease is None or not self._hooks.on or catalogue.POOL_USE not in self._known:
             return
         try:
-            self._hand_out(acquire, holder, perf_counter())
-        except Exception as error:
-            contain(COMPONENT, error)
-
-    def _released(self, holder: Any) -> None:
-        try:
-            self._take_back(holder)
+            self._hand_out(lease, holder, perf_counter())
         except Exception as error:
             contain(COMPONENT, error)
 

@@ -9,13 +9,16 @@ from typing import TypeVar
 
 from fastobs import catalogue
 from fastobs._contain import contain
-from fastobs._decisions import decide
+from fastobs._decisions import Limit
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 
 __all__ = ["CacheProbe", "LimiterProbe", "Load"]
 
 T = TypeVar("T")
+
+LIMITS = 100
+"""Limits of one limiter whose rows are remembered; who has more makes them from data."""
 
 
 class CacheProbe:
@@ -153,6 +156,7 @@ class LimiterProbe:
     def __init__(self, name: str, meters: Callable[[], Meters]) -> None:
         self.name = name
         self._ask = meters
+        self._limits: dict[str, Limit] = {}
 
     def decision(
         self,
@@ -169,10 +173,20 @@ class LimiterProbe:
             remaining: How many more the caller may send.
         """
         try:
-            decide(self._meters, self.name, str(limit), "allowed" if allowed else "limited")
+            text = str(limit)
+            known = self._limits.get(text)
+            if known is None:
+                known = self._limit(text)
+            known.decide("allowed" if allowed else "limited")
         except Exception as error:
             contain("probes.hand", error)
         return allowed
+
+    def _limit(self, text: str) -> Limit:
+        limit = Limit(self._meters, self.name, text)
+        if len(self._limits) < LIMITS:
+            self._limits[text] = limit
+        return limit
 
     @cached_property
     def _meters(self) -> Meters:

@@ -10,7 +10,7 @@ from limits import strategies
 from limits.aio import strategies as aio
 
 from fastobs._contain import contain
-from fastobs._decisions import decide
+from fastobs._decisions import Limit
 from fastobs.config import Settings
 
 from . import Kit, Probe
@@ -19,6 +19,9 @@ from ._hooks import Hooks
 __all__ = ["Limits", "probe"]
 
 COMPONENT = "probes.limits"
+
+LIMITS = 100
+"""Limits that are remembered."""
 
 
 def probe(kit: Kit) -> Probe:
@@ -35,6 +38,9 @@ class Limits(Probe):
         super().__init__(kit)
         self._hooks = Hooks()
         self._mine: WeakSet[Any] = WeakSet()
+        # By the limiter's name and the identity of what is allowed: to hash or to print that takes longer
+        # than all the rest. It is kept, so that its id is nobody else's.
+        self._limits: dict[tuple[str, int], tuple[Limit, Any]] = {}
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
         for strategy in _subclasses(strategies.RateLimiter):
@@ -103,9 +109,19 @@ class Limits(Probe):
                 self.found(strategy, "limits")
                 name = self.kit.names.of(strategy) or ""
             # The identifiers say who calls: they are no labels. The item says what is allowed.
-            decide(self.kit.meters, name, str(item), outcome)
+            known = self._limits.get((name, id(item)))
+            if known is None:
+                known = self._remember(name, item)
+            known[0].decide(outcome)
         except Exception as error:
             contain(COMPONENT, error)
+
+    def _remember(self, name: str, item: Any) -> tuple[Limit, Any]:
+        # An app may make a new one for every call.
+        if len(self._limits) >= LIMITS:
+            self._limits.clear()
+        known = self._limits[name, id(item)] = (Limit(self.kit.meters, name, str(item)), item)
+        return known
 
 
 def _subclasses(base: type) -> Iterator[type]:

@@ -22,7 +22,7 @@ from fastobs.cells import Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._pools import ACQUIRING, Account, Acquire, Checkout, Pools
+from ._pools import ACQUIRING, Account, Lease, Pools
 
 __all__ = ["PsycopgPool", "probe"]
 
@@ -55,7 +55,7 @@ class PsycopgPool(Pools):
         super().__init__(kit)
         # Connections that nobody has had yet, and when they were opened.
         self._fresh: WeakKeyDictionary[Any, tuple[float, float]] = WeakKeyDictionary()
-        self._leaks: deque[Checkout] = deque()
+        self._leaks: deque[Lease] = deque()
 
     @property
     def kinds(self) -> tuple[type, ...]:
@@ -93,11 +93,11 @@ class PsycopgPool(Pools):
         size = f"at most {pool.max_size} connections" if pool.max_size else "no limit"
         return f"psycopg {type(pool).__name__}, {size}"
 
-    def _shown(self, pool: Pool, out: list[Checkout]) -> bool:
+    def _shown(self, pool: Pool, out: list[Lease]) -> bool:
         # One that is closed stays for as long as its connections are out.
         return bool(out) or not pool.closed
 
-    def _readings(self, account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Reading]:
+    def _readings(self, account: Account, pool: Pool, out: list[Lease]) -> Iterator[Reading]:
         name = account.name
         yield Reading(catalogue.POOL_COUNT, (name, "used"), len(out))
         yield Reading(catalogue.POOL_COUNT, (name, "idle"), pool.get_stats()["pool_available"])
@@ -106,9 +106,9 @@ class PsycopgPool(Pools):
         if pool.max_size:
             yield Reading(catalogue.POOL_MAX, (name,), pool.max_size)
 
-    def _leaked(self, checkout: Checkout) -> None:
+    def _leaked(self, lease: Lease) -> None:
         # It is counted when metrics are shown.
-        self._leaks.append(checkout)
+        self._leaks.append(lease)
 
     # What follows runs within the app's calls: it must not raise.
 
@@ -116,76 +116,71 @@ class PsycopgPool(Pools):
         # Of the async one it returns the coroutine.
         def putconn(pool: Pool, conn: Any) -> Any:
             # Before: within the call, the connection may already be somebody else's.
-            self._returned(pool, conn)
+            try:
+                self._take_back(conn, pool)
+            except Exception as error:
+                contain(COMPONENT, error)
             return original(pool, conn)
 
         return putconn
 
     def _around_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def connect(pool: Pool, *args: Any, **options: Any) -> Any:
-            acquire, began = self._opening(pool), perf_counter()
+            lease, began = self._opening(pool), perf_counter()
             connection = original(pool, *args, **options)
-            self._opened(pool, acquire, connection, began)
+            self._opened(pool, lease, connection, began)
             return connection
 
         return connect
 
     def _around_async_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
         async def connect(pool: Pool, *args: Any, **options: Any) -> Any:
-            acquire, began = self._opening(pool), perf_counter()
+            lease, began = self._opening(pool), perf_counter()
             connection = await original(pool, *args, **options)
-            self._opened(pool, acquire, connection, began)
+            self._opened(pool, lease, connection, began)
             return connection
 
         return connect
 
-    def _got(self, acquire: Acquire | None, connection: Any) -> None:
-        if acquire is None:
+    def _got(self, lease: Lease | None, connection: Any) -> None:
+        if lease is None:
             return
         try:
-            now = self._end(acquire)
+            now = perf_counter()
+            self._end(lease, now)
             opened = self._fresh.pop(connection, None) if self._fresh else None
-            if acquire.waits:
-                waited = now - acquire.began
+            if lease.waits:
+                waited = now - lease.since
                 if opened is not None:
                     # A worker opened it meanwhile: that part of the time was not waiting.
                     began, ended = opened
-                    waited -= max(0.0, min(ended, now) - max(began, acquire.began))
-                acquire.account.waited(waited)
+                    waited -= max(0.0, min(ended, now) - max(began, lease.since))
+                lease.account.waited(waited)
             if self._hooks.on:
-                self._hand_out(acquire, connection, now)
+                self._hand_out(lease, connection, now)
         except Exception as error:
             contain(COMPONENT, error)
 
-    def _returned(self, pool: Pool, connection: Any) -> None:
+    def _opening(self, pool: Pool) -> Lease | None:
         try:
-            checkout = self._out.get(id(connection))
-            # A pool refuses the connections of another one.
-            if checkout is not None and checkout.account.pool() is pool:
-                self._take_back(connection)
-        except Exception as error:
-            contain(COMPONENT, error)
-
-    def _opening(self, pool: Pool) -> Acquire | None:
-        try:
-            acquire = ACQUIRING.get()
-            if acquire is None or acquire.ended or acquire.account.pool() is not pool:
+            lease = ACQUIRING.get()
+            if lease is None or lease.ended or lease.account.pool() is not pool:
                 return None
-            if acquire.waits:
-                self._connects(acquire)
+            if lease.waits:
+                self._connects(lease)
         except Exception as error:
             contain(COMPONENT, error)
             return None
-        return acquire
+        return lease
 
-    def _opened(self, pool: Pool, acquire: Acquire | None, connection: Any, began: float) -> None:
+    def _opened(self, pool: Pool, lease: Lease | None, connection: Any, began: float) -> None:
         if not self._hooks.on:
             return
         try:
             now = perf_counter()
             account = self._accounts.get(id(pool)) or self._account(pool)
             account.opened(now - began)
-            if acquire is None:
+            if lease is None:
                 self._fresh[connection] = (began, now)
         except Exception as error:
             contain(COMPONENT, error)

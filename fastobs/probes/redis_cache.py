@@ -285,11 +285,10 @@ class RedisCaches(Probe):
         self._suspect(args[1]).never = True
 
     def _suspect(self, key: Any) -> Suspect:
-        place = hash(key)
         head = _head(key)
-        suspect = self._by_head.get(head) or self._by_key.get(place)
-        if suspect is not None:
-            return suspect
+        return self._by_head.get(head) or self._by_key.get(hash(key)) or self._learn(key, head)
+
+    def _learn(self, key: Any, head: str | bytes) -> Suspect:
         template = self._templates.of(_text(key))
         if self._settled != self._templates.settled:
             self._settled = self._templates.settled
@@ -306,7 +305,7 @@ class RedisCaches(Probe):
             return suspect
         if len(self._by_key) >= REMEMBERED:
             self._by_key.clear()
-        self._by_key[place] = suspect
+        self._by_key[hash(key)] = suspect
         return suspect
 
     def _forget(self) -> None:

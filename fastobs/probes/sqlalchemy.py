@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from sqlalchemy import Connection, Engine, event, select
+from sqlalchemy.engine.interfaces import ExecuteStyle
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonThreadPool
+from sqlalchemy.pool.base import _ConnectionFairy
 
 from fastobs import catalogue
 from fastobs._contain import contain
@@ -49,6 +51,16 @@ COMPONENT = "probes.sqlalchemy"
 FRAMES = 40
 """So deep the caller of a checkout is looked for; it is 25 frames away in an ORM query."""
 
+RECORD = _ConnectionFairy._connection_record
+"""Private, and needed to know what is out: with a release that does not have it, this adapter is not
+attached, which is better than a wrong number."""
+
+ONCE = ExecuteStyle.EXECUTE
+"""``context.executemany`` asks for the others, and takes 0.5 us for that."""
+
+INNER = 2
+"""Frames above the hook around ``Pool.connect``: ours, up to `call_site`."""
+
 
 def probe(kit: Kit) -> Probe:
     """The adapter."""
@@ -63,7 +75,7 @@ class Account:
         self.given = self.own = self.variable = self.described = ""
         self.engine: Callable[[], Engine | None] = lambda: None
         self.pool: Callable[[], Pool | None] = lambda: None
-        self.waiting: dict[int, Acquire] = {}
+        self.waiting: set[Checkout] = set()
         self.server = Server()
         self._meters = meters
 
@@ -88,41 +100,60 @@ class Account:
         return self.pool() if engine is None else engine.pool
 
 
-class Acquire:
-    """One call of ``Pool.connect``: it waits, perhaps opens a connection, and checks one out."""
+class Checkout:
+    """One call of ``Pool.connect``: it waits, perhaps opens a connection, and has it until that is back.
 
-    __slots__ = ("account", "began", "exchange", "opened_at", "timed", "token", "took")
+    Attributes:
+        began: When it was called, as ``perf_counter`` says.
+        opened_at: When it began to open a connection; 0.0 if it did not.
+        timed: Whether it is known what of its time was waiting.
+        record: SQLAlchemy's of the connection; kept so that its id cannot pass to another one.
+        proxy: Weak, to what the app holds; once that is gone, nobody can give the connection back.
+        since: When the connection was handed out.
+        site: The app's line that wanted it.
+        told: Whether there was a line about it.
+    """
 
-    token: Token[Acquire | None]
+    __slots__ = (
+        "account",
+        "began",
+        "exchange",
+        "opened_at",
+        "proxy",
+        "record",
+        "since",
+        "site",
+        "timed",
+        "token",
+        "told",
+    )
 
-    def __init__(self, account: Account, exchange: Exchange | None, began: float) -> None:
+    token: Token[Checkout | None]
+
+    def __init__(
+        self, account: Account, exchange: Exchange | None, began: float, site: Site | None
+    ) -> None:
         self.account = account
         self.exchange = exchange
-        self.began = began
+        self.began = self.since = began
+        self.site = site
         self.opened_at = 0.0
         self.timed = True
-        self.took = False
-
-
-class Checkout:
-    """A connection that is out. The record is kept so that its id cannot pass to another one."""
-
-    __slots__ = ("account", "exchange", "leaked", "record", "since", "site", "told")
-
-    def __init__(self, acquire: Acquire, record: Any, since: float, site: Site | None) -> None:
-        self.account = acquire.account
-        self.exchange = acquire.exchange
-        self.record = record
-        self.since = since
-        self.site = site
-        self.leaked = self.told = False
+        self.told = False
+        self.record: Any = None
+        self.proxy: ReferenceType[Any] | None = None
 
     @property
     def route(self) -> str:
         return "" if self.exchange is None else self.exchange.route
 
+    @property
+    def leaked(self) -> bool:
+        """Whether the app has forgotten the connection without giving it back."""
+        return self.proxy is not None and self.proxy() is None
 
-ACQUIRING: ContextVar[Acquire | None] = ContextVar("fastobs_sqlalchemy_acquire", default=None)
+
+ACQUIRING: ContextVar[Checkout | None] = ContextVar("fastobs_sqlalchemy_acquire", default=None)
 """The call of ``Pool.connect`` that events belong to. SQLAlchemy's greenlets share the context of
 the task that they run for."""
 
@@ -154,25 +185,25 @@ class SQLAlchemy(Probe):
         self._asker = None if every is None else Asker(every)
         for owner in (Pool, SingletonThreadPool):
             self._hooks.wrap(owner, "connect", self._around_connect)
-        self._hooks.wrap(Engine, "raw_connection", self._around_raw_connection)
         for target, name, listener in (
             (Engine, "do_connect", self._opening),
             (Pool, "connect", self._opened),
-            (Pool, "checkout", self._checkout),
             (Pool, "checkin", self._checkin),
             (Pool, "detach", self._detach),
-            (Pool, "reset", self._reset),
         ):
             self._listen(target, name, listener)
-        statements = self._statements
-        self._listen(Engine, "before_cursor_execute", statements.before, retval=True)
-        self._listen(Engine, "after_cursor_execute", statements.after)
-        self._listen(Engine, "handle_error", statements.failed)
-        for name, operation in (("_commit_impl", "COMMIT"), ("_rollback_impl", "ROLLBACK")):
-            # The events of both come before they are done, and none comes after; only these private
-            # methods are around it. Without them, the two are not timed.
+        # SQLAlchemy's own events around a statement take 5 us, whatever their listeners do, and those of
+        # a transaction's end come only before it. These private methods are around both; where a
+        # release does not have one, what goes through it is not timed.
+        for name, around in (
+            ("_exec_single_context", self._around_execution),
+            ("_exec_insertmany_context", self._around_execution),
+            ("_cursor_execute", self._around_cursor),
+            ("_commit_impl", partial(self._around_ending, "COMMIT")),
+            ("_rollback_impl", partial(self._around_ending, "ROLLBACK")),
+        ):
             if name in vars(Connection):
-                self._hooks.wrap(Connection, name, partial(self._around_ending, operation))
+                self._hooks.wrap(Connection, name, around)
 
     def detach(self) -> None:
         self._hooks.undo()
@@ -247,148 +278,184 @@ class SQLAlchemy(Probe):
 
     # What follows runs within the app's calls: it must not raise.
 
+    def _around_execution(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def execute(connection: Connection, dialect: Any, context: Any, *rest: Any) -> Any:
+            begun = self._statements.begin(connection, context) if self._hooks.on else None
+            try:
+                result = original(connection, dialect, context, *rest)
+            except BaseException as error:
+                self._statements.ended(begun, type(error))
+                raise
+            self._statements.ended(begun, None)
+            return result
+
+        return execute
+
+    def _around_cursor(self, original: Callable[..., None]) -> Callable[..., None]:
+        def execute(
+            connection: Connection,
+            cursor: Any,
+            statement: str,
+            parameters: Any,
+            context: Any = None,
+        ) -> None:
+            # Sequences and defaults; without a context a dialect sends it on its own account.
+            if context is None or not self._hooks.on:
+                return original(connection, cursor, statement, parameters, context)
+            begun = self._statements.begin_further(connection, statement)
+            try:
+                original(connection, cursor, statement, parameters, context)
+            except BaseException as error:
+                self._statements.ended(begun, type(error))
+                raise
+            self._statements.ended(begun, None)
+            return None
+
+        return execute
+
     def _around_ending(
         self, operation: str, original: Callable[[Connection], None]
     ) -> Callable[[Connection], None]:
         def end(connection: Connection) -> None:
-            ending = self._statements.begin_ending(connection) if self._hooks.on else None
+            begun = self._statements.begin_ending(connection, operation) if self._hooks.on else None
             try:
                 original(connection)
             except BaseException as error:
-                self._statements.ended(ending, operation, type(error))
+                self._statements.ended(begun, type(error))
                 raise
-            self._statements.ended(ending, operation, None)
+            self._statements.ended(begun, None)
 
         return end
 
     def _around_connect(self, original: Callable[[Pool], Any]) -> Callable[[Pool], Any]:
         def connect(pool: Pool) -> Any:
-            acquire = self._begin(pool)
+            checkout = self._begin(pool)
             try:
                 connection = original(pool)
             except BaseException as error:
-                self._end(acquire, error)
+                self._end(checkout, None, error)
                 raise
-            self._end(acquire, None)
+            self._end(checkout, connection, None)
             return connection
 
         return connect
 
-    def _around_raw_connection(self, original: Callable[[Engine], Any]) -> Callable[[Engine], Any]:
-        def raw_connection(engine: Engine) -> Any:
-            try:
-                if self._hooks.on and id(engine.pool) not in self._by_pool:
-                    self._account(engine)
-            except Exception as error:
-                contain(COMPONENT, error)
-            return original(engine)
-
-        return raw_connection
-
-    def _begin(self, pool: Pool) -> Acquire | None:
+    def _begin(self, pool: Pool) -> Checkout | None:
         if not self._hooks.on:
             return None
         try:
             known = self._by_pool.get(id(pool))
-            account = self._account(pool) if known is None else known[1]
+            account = self._account(_asking(pool)) if known is None else known[1]
             if not account.name:
                 # It may be in a variable that nobody has looked at yet.
                 self.kit.look()
                 self._name(account)
-            now = perf_counter()
-            acquire = Acquire(account, CURRENT.get(), now)
-            enter(acquire.exchange, "pool_wait", now)
-            acquire.token = ACQUIRING.set(acquire)
+            site = None if self._held_after is None else call_site(FRAMES, INNER)
+            exchange = CURRENT.get()
+            checkout = Checkout(account, exchange, now := perf_counter(), site)
+            if exchange is not None:
+                enter(exchange, "pool_wait", now)
+            checkout.token = ACQUIRING.set(checkout)
             # Last: nothing can fail from here on and leave it waiting for ever.
-            account.waiting[id(acquire)] = acquire
+            account.waiting.add(checkout)
         except Exception as error:
             contain(COMPONENT, error)
             return None
-        return acquire
+        return checkout
 
-    def _end(self, acquire: Acquire | None, error: BaseException | None) -> None:
-        if acquire is None:
+    def _end(self, checkout: Checkout | None, connection: Any, error: BaseException | None) -> None:
+        if checkout is None:
             return
         try:
-            acquire.account.waiting.pop(id(acquire), None)
-            ACQUIRING.reset(acquire.token)
-            now = perf_counter()
-            if acquire.opened_at:
-                leave(acquire.exchange, "db", now)
+            account, exchange = checkout.account, checkout.exchange
+            account.waiting.discard(checkout)
+            ACQUIRING.reset(checkout.token)
+            checkout.since = now = perf_counter()
+            if exchange is not None:
+                leave(exchange, "db" if checkout.opened_at else "pool_wait", now)
+            if error is None:
+                self._handed_out(checkout, connection)
+            if checkout.opened_at:
                 return
-            leave(acquire.exchange, "pool_wait", now)
-            if isinstance(error, PoolTimeout):
-                acquire.account.timeouts.add()
+            if error is not None and isinstance(error, PoolTimeout):
+                account.timeouts.add()
             # A SingletonThreadPool hands out what the thread already has: nobody waited for that.
-            if acquire.timed and (acquire.took or error is not None):
-                acquire.account.wait.observe(now - acquire.began)
+            if checkout.timed and (checkout.record is not None or error is not None):
+                account.wait.observe(now - checkout.began)
         except Exception as ours:
             contain(COMPONENT, ours)
 
     def _opening(self, _dialect: Any, _record: Any, _args: Any, _kwargs: Any) -> None:
         try:
-            acquire = ACQUIRING.get()
-            if acquire is None:
+            checkout = ACQUIRING.get()
+            if checkout is None:
                 return
             now = perf_counter()
-            if not acquire.opened_at:
-                acquire.account.waiting.pop(id(acquire), None)
-                acquire.account.wait.observe(now - acquire.began)
-                leave(acquire.exchange, "pool_wait", now)
-                enter(acquire.exchange, "db", now)
-            acquire.opened_at = now
+            if not checkout.opened_at:
+                checkout.account.waiting.discard(checkout)
+                checkout.account.wait.observe(now - checkout.began)
+                leave(checkout.exchange, "pool_wait", now)
+                enter(checkout.exchange, "db", now)
+            checkout.opened_at = now
         except Exception as error:
             contain(COMPONENT, error)
 
     def _opened(self, _connection: Any, _record: Any) -> None:
         try:
-            acquire = ACQUIRING.get()
-            if acquire is None:
+            checkout = ACQUIRING.get()
+            if checkout is None:
                 return
-            if acquire.opened_at:
-                acquire.account.create.observe(perf_counter() - acquire.opened_at)
+            if checkout.opened_at:
+                checkout.account.create.observe(perf_counter() - checkout.opened_at)
             else:
                 # The app's own ``creator`` opened it, and nothing told us when it began: the time
                 # cannot be divided into waiting and opening, so it is neither.
-                acquire.timed = False
+                checkout.timed = False
         except Exception as error:
             contain(COMPONENT, error)
 
-    def _checkout(self, _connection: Any, record: Any, _proxy: Any) -> None:
-        try:
-            if (acquire := ACQUIRING.get()) is not None:
-                acquire.took = True
-                acquire.account.server.reached = True
-                site = None if self._held_after is None else call_site(FRAMES)
-                self._out[id(record)] = Checkout(acquire, record, perf_counter(), site)
-        except Exception as error:
-            contain(COMPONENT, error)
+    def _handed_out(self, checkout: Checkout, connection: Any) -> None:
+        # The event "checkout" tells the record, too. But who has a listener for it goes a longer way in
+        # SQLAlchemy, which takes as long as all that is done here.
+        record = connection._connection_record
+        # No public name; to make another one takes longer. Without it no leaks are seen.
+        proxy = getattr(record, "fairy_ref", None)
+        before = self._out.get(id(record))
+        if before is not None and proxy is not None and before.proxy is proxy:
+            # A SingletonThreadPool hands out again what the thread has.
+            return
+        checkout.account.server.reached = True
+        checkout.record = record
+        checkout.proxy = proxy
+        self._out[id(record)] = checkout
 
     def _checkin(self, _connection: Any, record: Any) -> None:
+        # Of a connection that was forgotten this is told by whatever made the collector run. The event
+        # "reset" would tell of it, too, but SQLAlchemy makes an object for it each time.
         try:
             checkout = self._out.pop(id(record), None)
-            if checkout is not None and not checkout.leaked:
+            if checkout is None:
+                return
+            proxy = checkout.proxy
+            if proxy is not None and proxy() is None:
+                self._leaked(checkout)
+            else:
                 checkout.account.use.observe(perf_counter() - checkout.since)
         except Exception as error:
             contain(COMPONENT, error)
 
     def _detach(self, _connection: Any, record: Any) -> None:
-        # The connection goes on living without the pool; it will not be given back.
-        self._out.pop(id(record), None)
-
-    def _reset(self, _connection: Any, record: Any, _state: Any) -> None:
+        # The connection goes on living without the pool; it will not be given back. An async one that
+        # was forgotten is thrown away like this.
         try:
-            # The pool still points at the proxy that it handed out, and the proxy is no more.
-            proxy = getattr(record, "fairy_ref", None)
-            if proxy is None or proxy() is not None:
-                return
-            checkout = self._out.get(id(record))
-            if checkout is not None:
-                checkout.leaked = True
-                name, route = checkout.account.name, checkout.route
-                self.kit.meters.counter(catalogue.POOL_LEAKED, name, route).add()
+            checkout = self._out.pop(id(record), None)
+            if checkout is not None and checkout.leaked:
+                self._leaked(checkout)
         except Exception as error:
             contain(COMPONENT, error)
+
+    def _leaked(self, checkout: Checkout) -> None:
+        self.kit.meters.counter(catalogue.POOL_LEAKED, checkout.account.name, checkout.route).add()
 
     def _account(self, subject: Engine | Pool) -> Account:
         """The account of a pool or an engine's pool; made when it is seen first."""
@@ -422,87 +489,67 @@ class Statements:
         self._meters = meters
         self._rows: dict[tuple[str, str], Histogram] = {}
 
-    def before(
-        self, _: Any, _cursor: Any, statement: str, parameters: Any, context: Any, many: Any
-    ) -> tuple[str, Any]:
-        """A statement is handed to the driver."""
+    def begin(self, connection: Connection, context: Any) -> Begun | None:
+        """A statement is about to be sent; None if it is none of the app's."""
         try:
-            if context is not None:
-                exchange = CURRENT.get()
-                if exchange is not None and not exchange.closed and not many:
-                    sent(exchange, statement, context)
-                context._fastobs_began = now = perf_counter()
-                enter(exchange, "db", now)
-        except Exception as error:
-            contain(COMPONENT, error)
-        return statement, parameters
-
-    def after(
-        self, _: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: Any
-    ) -> None:
-        """The driver has done it."""
-        try:
-            self._done(context, statement, "")
-        except Exception as error:
-            contain(COMPONENT, error)
-
-    def failed(self, failure: Any) -> None:
-        """The driver raised; also when the task was cancelled meanwhile."""
-        try:
-            error = failure.sqlalchemy_exception or failure.original_exception
-            self._done(failure.execution_context, failure.statement, qualified_name(type(error)))
-        except Exception as error:
-            contain(COMPONENT, error)
-
-    def begin_ending(self, connection: Connection) -> Ending | None:
-        """A transaction is about to end; None if there is none to be ended any more."""
-        try:
-            if connection.closed or connection.invalidated:
+            if connection.__dict__.get("_has_events") is False:
+                # SQLAlchemy's own, which asks a new server who it is.
                 return None
-            exchange, now = CURRENT.get(), perf_counter()
+            system, statement, exchange = connection.dialect.name, context.statement, CURRENT.get()
+            if exchange is None:
+                return system, statement, None, perf_counter()
+            if not exchange.closed and context.execute_style is ONCE:
+                sent(exchange, context)
+            now = perf_counter()
             enter(exchange, "db", now)
         except Exception as error:
             contain(COMPONENT, error)
             return None
-        return connection.dialect.name, exchange, now
+        return system, statement, exchange, now
 
-    def ended(
-        self, ending: Ending | None, operation: str, failure: type[BaseException] | None
-    ) -> None:
-        """It has ended."""
-        if ending is None:
+    def begin_further(self, connection: Connection, statement: str) -> Begun | None:
+        """Something is sent that another statement, or a transaction, needs."""
+        try:
+            system, exchange, now = connection.dialect.name, CURRENT.get(), perf_counter()
+            if exchange is not None:
+                enter(exchange, "db", now)
+        except Exception as error:
+            contain(COMPONENT, error)
+            return None
+        return system, statement, exchange, now
+
+    def begin_ending(self, connection: Connection, operation: str) -> Begun | None:
+        """A transaction is about to end; None if there is none to be ended any more."""
+        try:
+            if connection.closed or connection.invalidated:
+                return None
+        except Exception as error:
+            contain(COMPONENT, error)
+            return None
+        return self.begin_further(connection, operation)
+
+    def ended(self, begun: Begun | None, failure: type[BaseException] | None) -> None:
+        """It is done; with an error, that is the one which the app sees."""
+        if begun is None:
             return
         try:
-            system, exchange, began = ending
+            system, statement, exchange, began = begun
             now = perf_counter()
-            leave(exchange, "db", now)
-            row = None if failure else self._rows.get((system, operation))
+            if exchange is not None:
+                leave(exchange, "db", now)
+            if failure is not None:
+                self._row(system, statement, qualified_name(failure)).observe(now - began)
+                return
+            key = (system, statement[:8])
+            row = self._rows.get(key)
             if row is None:
-                row = self._row(system, operation, qualified_name(failure) if failure else "")
-                if failure is None:
-                    self._rows[system, operation] = row
+                row = self._row(system, statement, "")
+                # Only what does not begin with blanks or a comment says its kind this early.
+                if key[1][:1].isalpha() and len(self._rows) < 1000:
+                    self._rows[key] = row
             row.observe(now - began)
         except Exception as error:
             contain(COMPONENT, error)
-
-    def _done(self, context: Any, statement: str | None, error: str) -> None:
-        began = None if context is None else vars(context).pop("_fastobs_began", None)
-        if began is None or statement is None:
-            return
-        now = perf_counter()
-        leave(CURRENT.get(), "db", now)
-        system = context.dialect.name
-        if error:
-            self._row(system, statement, error).observe(now - began)
-            return
-        key = (system, statement[:8])
-        row = self._rows.get(key)
-        if row is None:
-            row = self._row(system, statement, "")
-            # Only what does not begin with blanks or a comment says its kind this early.
-            if key[1][:1].isalpha() and len(self._rows) < 1000:
-                self._rows[key] = row
-        row.observe(now - began)
 
     def _row(self, system: str, statement: str, error: str) -> Histogram:
         words = statement[:200].replace("(", " ").split(None, 1)
@@ -515,8 +562,8 @@ class Statements:
         )
 
 
-Ending = tuple[str, Exchange | None, float]
-"""Dialect, the exchange that waits for it, and when it began."""
+Begun = tuple[str, str, Exchange | None, float]
+"""Dialect, statement, the exchange that waits for it, and when it began."""
 
 
 SYSTEMS = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
@@ -633,6 +680,16 @@ def _subject(obj: Any) -> Engine | Pool | None:
     obj = getattr(obj, "kw", {}).get("bind", obj)
     obj = getattr(obj, "sync_engine", obj)
     return obj if isinstance(obj, Engine | Pool) else None
+
+
+def _asking(pool: Pool) -> Engine | Pool:
+    """The engine that asks this pool for a connection; the pool itself if none does."""
+    # Below the hook lies `Engine.raw_connection`. It is looked for once for each pool; a hook around that
+    # method would take its time for each connection. If somebody else has wrapped the pool's method, an
+    # engine that is in no variable is only called after its pool.
+    caller = sys._getframe(2).f_back
+    engine: Any = None if caller is None else caller.f_locals.get("self")
+    return engine if issubclass(type(engine), Engine) and engine.pool is pool else pool
 
 
 def _described(engine: Engine) -> str:

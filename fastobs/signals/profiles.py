@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 
-from fastobs import catalogue
 from fastobs._budget import Budget
 from fastobs._exchange import Exchange, Finish, Signal
-from fastobs._outbox import Outbox
 from fastobs.cells import Meters
-from fastobs.cells.meters import Counter
 from fastobs.config import Profiles
 from fastobs.profiling.access import Access, Grant
+from fastobs.profiling.desk import Desk, describe, title
 from fastobs.profiling.engine import Recording, busy, record
-from fastobs.profiling.store import Meta, NotPrivate, Store
+from fastobs.profiling.stacks import Stacks
+from fastobs.profiling.store import Meta, Store
 
 __all__ = ["HEADER", "profiles"]
 
@@ -26,9 +24,8 @@ logger = logging.getLogger("fastobs")
 
 HEADER = b"x-profile"
 """Requests without it do not concern us."""
-WAITING = 32
-"""Recordings that may wait to be written; the budget makes more of them in a minute unlikely."""
-OUTCOMES = ("kept", "denied", "busy", "limited", "dropped", "error")
+REFUSED = ("denied", "busy", "limited")
+"""What becomes of wishes that lead to no recording."""
 
 
 def profiles(
@@ -53,11 +50,14 @@ def profiles(
         service: Our name, in the profile.
         clock: Seconds; for the budget.
     """
-    count = {
-        outcome: meters.counter(catalogue.SELF_PROFILES, Grant().trigger, outcome)
-        for outcome in OUTCOMES
-    }
-    desk = _Desk(store, meters, count)
+    desk = Desk(
+        store,
+        meters,
+        trigger=Grant().trigger,
+        outcomes=REFUSED,
+        without="No request is profiled until the next start.",
+    )
+    count = desk.count
     budget = Budget(settings.per_minute, clock)
     hint = _Hint()
 
@@ -94,7 +94,15 @@ def profiles(
 
         def finish(ended: Exchange) -> None:
             recording.stop()
-            desk.take(recording, _describe(profile, ended, recording, grant, service))
+            meta = describe(
+                ended,
+                recording,
+                profile=profile,
+                started=recording.started,
+                trigger=grant.trigger,
+                service=service,
+            )
+            desk.take(meta, partial(_stacks, recording))
 
         return finish
 
@@ -104,45 +112,11 @@ def profiles(
 _OUTCOME_OF = {"unavailable": "error", "busy": "busy", "limited": "limited"}
 
 
-class _Desk:
-    """Takes recordings off the requests' hands, and has them written by a thread.
-
-    Attributes:
-        closed: Whether there is nowhere to keep profiles, so that none are made.
-    """
-
-    def __init__(self, store: Store, meters: Meters, count: dict[str, Counter]) -> None:
-        self.closed = False
-        self._store = store
-        self._count = count
-        self._lost = meters.counter(catalogue.SELF_DROPPED, "profiles", "queue_full").add
-        self._outbox: Outbox[tuple[Recording, Meta]] = Outbox(
-            self._keep, name="profiles", limit=WAITING, dropped=self._dropped
-        )
-
-    def take(self, recording: Recording, meta: Meta) -> None:
-        self._outbox.put((recording, meta))
-
-    def _keep(self, item: tuple[Recording, Meta]) -> None:
-        recording, meta = item
-        try:
-            if recording.error is not None:
-                raise recording.error
-            stacks = recording.stacks(f"{meta.method} {meta.route or '(no route)'}")
-            self._store.put(meta, stacks.encode())
-        except NotPrivate as refused:
-            self.closed = True
-            self._count["error"].add()
-            logger.warning("fastobs: %s No request is profiled until the next start.", refused)
-        except Exception:
-            self._count["error"].add()
-            raise
-        else:
-            self._count["kept"].add()
-
-    def _dropped(self) -> None:
-        self._lost()
-        self._count["dropped"].add()
+def _stacks(recording: Recording, meta: Meta) -> Stacks:
+    """What was recorded; raises what went wrong with that."""
+    if recording.error is not None:
+        raise recording.error
+    return recording.stacks(title(meta))
 
 
 class _Hint:
@@ -167,24 +141,3 @@ def _hide(exchange: Exchange) -> None:
     # A new list: the server's is the server's.
     scope["headers"] = [pair for pair in scope["headers"] if pair[0] != HEADER]
     exchange.request_headers.pop(HEADER, None)
-
-
-def _describe(
-    profile: str, exchange: Exchange, recording: Recording, grant: Grant, service: str
-) -> Meta:
-    return Meta(
-        id=profile,
-        time=datetime.fromtimestamp(recording.started, UTC).isoformat(timespec="milliseconds"),
-        service=service,
-        pid=os.getpid(),
-        method=exchange.method,
-        route=exchange.route,
-        status=exchange.status,
-        error_type=exchange.error_type,
-        duration=round(exchange.duration, 6),
-        trigger=grant.trigger,
-        trace_id=exchange.trace_id,
-        span_id=exchange.span_id,
-        samples=recording.count,
-        truncated=recording.truncated,
-    )

@@ -15,12 +15,15 @@ from fastobs import catalogue
 from fastobs._budget import Budget
 from fastobs._exchange import Exchange, Finish
 from fastobs._outbox import Outbox
-from fastobs._parts import account
+from fastobs._parts import Held, Parts, account
 from fastobs._queue import queued
 from fastobs.cells import Meters
 from fastobs.config import Slow
 
 __all__ = ["Line", "lines", "slow_requests"]
+
+TOLD = 3
+"""Blocks of the event loop that a line names; `parts` has the time of all."""
 
 Line = tuple[str, dict[str, Any]]
 """Level and fields of one event."""
@@ -86,10 +89,29 @@ def _line(exchange: Exchange, threshold: float, suppressed: int) -> Line:
     }
     if exchange.profile_id is not None:
         fields["profile_id"] = exchange.profile_id
-    if exchange.notes is not None and (findings := exchange.notes.get("findings")):
+    if findings := _findings(exchange):
         fields["findings"] = findings
     fields["suppressed"] = suppressed
     return level, fields
+
+
+def _findings(exchange: Exchange) -> list[dict[str, Any]]:
+    """What is known to be wrong with it: blocks of the event loop, and what others noted."""
+    parts = exchange.parts
+    found = [_block(held) for held in parts.held[:TOLD]] if isinstance(parts, Parts) else []
+    found += (exchange.notes or {}).get("findings", [])
+    return found
+
+
+def _block(held: Held) -> dict[str, Any]:
+    said = held.attributes
+    return {
+        "kind": held.event,
+        "seconds": round(held.seconds, 6),
+        "route": said.get("http.route", ""),
+        "function": said.get("code.function.name", ""),
+        "at": f"{said.get('code.file.path', '')}:{said.get('code.line.number', '')}",
+    }
 
 
 def _largest_first(parts: Mapping[str, float]) -> dict[str, float]:

@@ -27,10 +27,14 @@ from opentelemetry.trace import (
 )
 
 from fastobs._exchange import Exchange, Finish, Signal
+from fastobs._parts import Parts, account
 from fastobs._spans import MAKING, ServerSpan, Way, first_attributes, last_attributes
 from fastobs._version import __version__
 
-__all__ = ["Head", "Spans", "adopt", "foreign_spans", "leave", "server_spans"]
+__all__ = ["HELD", "Head", "Spans", "adopt", "foreign_spans", "leave", "server_spans"]
+
+HELD = "fastobs.block.duration"
+"""Attribute of an event: the seconds for which the event loop was held while the exchange lasted."""
 
 
 class Head:
@@ -142,14 +146,19 @@ def foreign_spans(find: Callable[[Exchange], Span | None]) -> Spans:
 
     def finish(exchange: Exchange) -> None:
         span = exchange.span
-        if span is not None and span.is_recording() and exchange.route:
+        if span is None or not span.is_recording():
+            return
+        if exchange.route:
             span.set_attribute("http.route", exchange.route)
+        _tell_of_blocks(exchange, span)
 
     return Spans(begin)
 
 
 def _finish(exchange: Exchange) -> None:
     span: Span = exchange.span
+    if type(exchange.parts) is Parts and exchange.parts.held:
+        _tell_of_blocks(exchange, span)
     if isinstance(span, ServerSpan):
         if span.is_untouched and exchange.exception is None:
             span.finish()
@@ -164,6 +173,17 @@ def _finish(exchange: Exchange) -> None:
     # All at once: each call takes the span's lock.
     span.set_attributes(last_attributes(exchange))
     span.end()
+
+
+def _tell_of_blocks(exchange: Exchange, span: Span) -> None:
+    """An event for each time that the event loop was held, by this exchange or by another."""
+    parts = exchange.parts
+    if type(parts) is not Parts:
+        return
+    # Of one that goes on still, the share of this exchange ends here.
+    account(exchange)
+    for held in parts.held:
+        span.add_event(held.event, {**held.attributes, HELD: held.seconds}, held.at)
 
 
 def adopt(exchange: Exchange, span: Span) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a block: two series, a line in the log, an event of the culprit's span."""
+"""What becomes of a block: two series, a line in the log, and the time of all whom it held up."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic, time_ns
-from typing import Any
 
 from fastobs import catalogue
 from fastobs._budget import Budget
 from fastobs._exchange import Exchange
+from fastobs._parts import BLOCKING, LOOP_WAIT, Grip, Held, hold
 from fastobs.cells import Meters
 
 from .holder import Place
@@ -34,8 +34,10 @@ class Block:
     """Where it was seen for the longest time."""
     duration: float
     """Seconds, at least: it may have begun up to a tick earlier, never later."""
-    delayed: int
-    """Other requests that were in flight on that loop."""
+    others: tuple[Exchange, ...]
+    """The requests beside it that were in flight on that loop."""
+    grip: Grip
+    """Tells when it is over, sooner than `Blocks.ended` is told."""
 
 
 class Blocks:
@@ -66,23 +68,20 @@ class Blocks:
         self._budgets: dict[tuple[str, int], Budget] = {}
 
     def goes_on(self, block: Block) -> None:
-        """A block has passed the threshold, and its span is still there to be written to."""
-        exchange = block.exchange
-        if exchange is None or exchange.closed:
-            return
-        span: Any = exchange.span
-        if span is None or not span.is_recording():
-            return
-        place = block.place
-        span.add_event(
-            EVENT,
-            {
-                "code.function.name": place.function,
-                "code.file.path": place.file,
-                "code.line.number": place.line,
-            },
-            time_ns() - int(block.duration * 1e9),
-        )
+        """A block has passed the threshold, and those whom it holds up cannot end before it does."""
+        culprit, place = block.exchange, block.place
+        at = time_ns() - int(block.duration * 1e9)
+        said: dict[str, str | int] = {
+            "code.function.name": place.function,
+            "code.file.path": place.file,
+            "code.line.number": place.line,
+        }
+        if culprit is not None and (route := culprit.route):
+            said["http.route"] = route
+        for exchange in block.others:
+            hold(exchange, Held(LOOP_WAIT, block.grip, at=at, event=EVENT, attributes=said))
+        if culprit is not None:
+            hold(culprit, Held(BLOCKING, block.grip, at=at, event=EVENT, attributes=said))
 
     def ended(self, block: Block) -> None:
         """A block is over."""
@@ -112,7 +111,7 @@ class Blocks:
             "method": "" if exchange is None else exchange.method,
             "route": route,
             **block.place._asdict(),
-            "delayed": block.delayed,
+            "delayed": len(block.others),
             "trace_id": "" if exchange is None else exchange.trace_id,
             "span_id": "" if exchange is None else exchange.span_id,
             "trace_sampled": exchange is not None and exchange.sampled,

@@ -50,6 +50,11 @@ class Holder(NamedTuple):
     """Whose step it is; None if no request led to it."""
     spot: Spot
 
+    @property
+    def task(self) -> ref[asyncio.Task[Any]] | None:
+        """Of which task it is a step; None for a callback."""
+        return None if isinstance(self.mark, FrameType) else self.mark
+
 
 def holder(heart: Heart, loop: AbstractEventLoop) -> Holder | None:
     """Who holds the loop now; None if it waits, or runs only itself."""
@@ -73,14 +78,15 @@ def step(heart: Heart, innermost: FrameType | None) -> list[FrameType]:
     return frames
 
 
-def others(loop: AbstractEventLoop, culprit: Exchange | None) -> int:
-    """How many requests are in flight on the loop beside this one."""
+def others(loop: AbstractEventLoop, culprit: Exchange | None) -> tuple[Exchange, ...]:
+    """The requests that are in flight on the loop beside this one."""
     found = {
         id(exchange): exchange
         for task in asyncio.all_tasks(loop)
         if (exchange := exchange_of(task)) is not None and not exchange.closed
     }
-    return len(found) - (id(culprit) in found)
+    found.pop(id(culprit), None)
+    return tuple(found.values())
 
 
 def exchange_of(task: asyncio.Task[Any]) -> Exchange | None:

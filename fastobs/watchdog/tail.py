@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from math import inf
 from threading import Lock
 from time import monotonic
@@ -18,21 +16,18 @@ from types import CodeType
 
 from pyinstrument.frame import AWAIT_FRAME_IDENTIFIER
 
-from fastobs import catalogue
 from fastobs._budget import Budget
-from fastobs._exchange import Exchange
-from fastobs._outbox import Outbox
+from fastobs._exchange import KEEP, Exchange
 from fastobs.cells import Meters
 from fastobs.config import Profiles, Slow
+from fastobs.profiling.desk import Desk, describe, title
 from fastobs.profiling.stacks import Sample, Stacks, Tree
-from fastobs.profiling.store import Meta, NotPrivate, Store
+from fastobs.profiling.store import Meta, Store
 
 from .chains import View
 from .watch import Hold, Ward
 
 __all__ = ["AFTER", "BEFORE", "UNSEEN", "Tail"]
-
-logger = logging.getLogger("fastobs")
 
 BEFORE = "[before capture]"
 """The time until a request was looked at for the first time."""
@@ -53,14 +48,14 @@ SAMPLES = 2000
 """Of one request."""
 NODES = 2000
 """Different frames of one request."""
-WAITING = 32
-"""Profiles that may wait to be written."""
 TRIGGER = "slow"
-OUTCOMES = ("kept", "limited", "dropped", "error")
+"""Of all profiles from here, also of requests that failed or were asked for before they were slow."""
 
 
 class Tail:
     """Samples requests that take long already, and has them stored if they end slow or fail.
+
+    Also if the app asked for it: see `Exchange.keep_profile`.
 
     One for each app. `look` is called on the watchdog's thread, `finish` on the event loop, and what
     is kept is written on a thread of its own. A request shares with it the entry in `opened`.
@@ -108,7 +103,18 @@ class Tail:
         self._captures: dict[Exchange, Capture] = {}
         self._later: dict[Exchange, float] = {}
         self._budget = Budget(settings.per_minute, monotonic)
-        self._desk = Desk(store, meters)
+        self._desk = Desk(
+            store,
+            meters,
+            trigger=TRIGGER,
+            outcomes=("limited",),
+            without="No slow request is kept until the next start.",
+        )
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing is kept, as far as that is known; empty if it is."""
+        return self._desk.closed
 
     def stop(self) -> None:
         """Look no more, and keep nothing of what was seen."""
@@ -147,20 +153,37 @@ class Tail:
         return pause
 
     def finish(self, exchange: Exchange) -> None:
-        """Keep what was seen of a request that took too long or failed, and tell its profile's id."""
+        """Keep what was seen of a request that shall be kept, and tell its profile's id."""
         capture = self._captures.pop(exchange, None)
         if capture is None:
             return
         capture.closed = True
         if exchange.profile_id is not None or self.stopped or self._desk.closed:
             return
-        if exchange.exception is None and exchange.duration < self._threshold(exchange):
+        if not self._wanted(exchange):
             return
         if self._budget.take() is None:
             self._desk.count["limited"].add()
             return
         exchange.profile_id = profile = secrets.token_hex(16)
-        self._desk.take(capture, describe(profile, exchange, capture, self._service()))
+        meta = describe(
+            exchange,
+            capture,
+            profile=profile,
+            started=time.time() - exchange.duration,
+            trigger=TRIGGER,
+            service=self._service(),
+        )
+        self._desk.take(meta, capture.stacks)
+
+    def _wanted(self, exchange: Exchange) -> bool:
+        """Whether it failed, was slow, or the app asked for its profile."""
+        return (
+            exchange.exception is not None
+            or (exchange.status or 0) >= 500
+            or exchange.duration >= self._threshold(exchange)
+            or (exchange.notes is not None and KEEP in exchange.notes)
+        )
 
     def _threshold(self, exchange: Exchange) -> float:
         return self._slow.routes.get(exchange.route, self._slow.after)
@@ -311,7 +334,7 @@ class Capture:
                 self._tree,
                 self._samples,
                 beginning=[],
-                description=f"{meta.method} {meta.route or '(no route)'}",
+                description=title(meta),
                 started=datetime.fromisoformat(meta.time).timestamp(),
                 duration=meta.duration,
                 cpu=self._cpu,
@@ -324,67 +347,3 @@ class Capture:
 def without_await(stack: Sequence[str]) -> Sequence[str]:
     """What has something above it does not only wait."""
     return stack[:-1] if stack and stack[-1] == AWAIT_FRAME_IDENTIFIER else stack
-
-
-class Desk:
-    """Has captures written by a thread.
-
-    Attributes:
-        closed: Whether there is nowhere to keep profiles.
-        count: By what became of them.
-    """
-
-    def __init__(self, store: Store, meters: Meters) -> None:
-        self.closed = False
-        self.count = {
-            outcome: meters.counter(catalogue.SELF_PROFILES, TRIGGER, outcome)
-            for outcome in OUTCOMES
-        }
-        self._store = store
-        self._lost = meters.counter(catalogue.SELF_DROPPED, "profiles", "queue_full").add
-        self._outbox: Outbox[tuple[Capture, Meta]] = Outbox(
-            self._keep, name="profiles", limit=WAITING, dropped=self._dropped
-        )
-
-    def take(self, capture: Capture, meta: Meta) -> None:
-        """Keep this one, soon."""
-        self._outbox.put((capture, meta))
-
-    def _keep(self, item: tuple[Capture, Meta]) -> None:
-        capture, meta = item
-        try:
-            self._store.put(meta, capture.stacks(meta).encode())
-        except NotPrivate as refused:
-            self.closed = True
-            self.count["error"].add()
-            logger.warning("fastobs: %s No slow request is kept until the next start.", refused)
-        except Exception:
-            self.count["error"].add()
-            raise
-        else:
-            self.count["kept"].add()
-
-    def _dropped(self) -> None:
-        self._lost()
-        self.count["dropped"].add()
-
-
-def describe(profile: str, exchange: Exchange, capture: Capture, service: str) -> Meta:
-    """What is known of the request that was captured; called when it ends."""
-    started = datetime.now(UTC) - timedelta(seconds=exchange.duration)
-    return Meta(
-        id=profile,
-        time=started.isoformat(timespec="milliseconds"),
-        service=service,
-        pid=os.getpid(),
-        method=exchange.method,
-        route=exchange.route,
-        status=exchange.status,
-        error_type=exchange.error_type,
-        duration=round(exchange.duration, 6),
-        trigger=TRIGGER,
-        trace_id=exchange.trace_id,
-        span_id=exchange.span_id,
-        samples=capture.count,
-        truncated=capture.truncated,
-    )

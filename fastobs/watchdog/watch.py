@@ -10,16 +10,18 @@ import weakref
 from asyncio import AbstractEventLoop
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from threading import get_ident
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 from fastobs._contain import contain
+from fastobs._exchange import Exchange
 
 from .blocks import Block
 from .heart import Heart
 from .holder import Holder, Spot, holder, others
 
-__all__ = ["Companion", "Listener", "Ward", "Watchdog", "refusal", "watchdog_of"]
+__all__ = ["Companion", "Grip", "Listener", "Ward", "Watchdog", "refusal", "watchdog_of"]
 
 CLOSE = 0.01
 """Seconds between two looks at the beginning of a block; a long one is looked at less often."""
@@ -122,6 +124,8 @@ class Watchdog:
     def stop(self) -> None:
         """Look no more; the thread ends by itself."""
         with self._lock:
+            for ward in self._wards:
+                ward.let_go()
             self._wards = []
             if self._stopping is not None:
                 self._stopping.set()
@@ -206,16 +210,22 @@ class Ward:
             kept = min(late, max(self._cpu - before - pause, 0.0))
             began = max(now - kept, heart.due - heart.tick)
             if self._hold is not None:
-                self._hold.skip(late - kept)
+                self._hold.grip.skip(late - kept)
         if self._hold is not None and heart.beaten is not None:
             self._end(heart.beaten)
         if loop is None or not loop.is_running() or not heart.thread:
+            self.let_go()
             self._hold = None
             return self._tick
         self._see(loop, now, began)
         if self._hold is None or now < heart.due:
             return self._tick
         return min(self._tick, max(CLOSE, (now - self._hold.began) / 10))
+
+    def let_go(self) -> None:
+        """Nobody looks any more: what is known of a hold is all of it. From any thread."""
+        if (hold := self._hold) is not None:
+            hold.grip.end = hold.grip.seen
 
     def _see(self, loop: AbstractEventLoop, now: float, began: float) -> None:
         heart, hold = self.heart, self._hold
@@ -226,45 +236,90 @@ class Ward:
         if now >= heart.due or asyncio.current_task(loop) is not None:
             seen = holder(heart, loop)
         if hold is not None and (seen is None or seen.mark != hold.holder.mark):
-            self._end(hold.seen)
+            self._end(hold.grip.seen)
             hold = None
         if seen is None:
             return
         if hold is None:
-            hold = self._hold = Hold(seen, began)
+            hold = self._hold = Hold(seen, Grip(heart, seen.task, began))
         hold.add(seen.spot, now)
-        held = hold.seen - hold.began
-        if hold.delayed is None and held >= self._after / 2:
-            hold.delayed = others(loop, seen.exchange)
+        held = now - hold.began
+        if hold.others is None and held >= self._after / 2:
+            hold.others = others(loop, seen.exchange)
         if not hold.told and held > self._after:
             hold.told = True
             self._listener.goes_on(hold.block(now))
 
     def _end(self, end: float) -> None:
         hold, self._hold = self._hold, None
-        if hold is not None and end - hold.began > self._after:
+        if hold is None:
+            return
+        hold.grip.end = end
+        if end - hold.began > self._after:
             self._listener.ended(hold.block(end))
 
 
-class Hold:
-    """A step that was seen, perhaps to become a block."""
+class Grip:
+    """How long a step holds its loop, for the requests whose time it is; it refers to none of them.
 
-    def __init__(self, holder: Holder, began: float) -> None:
-        self.holder = holder
+    Attributes:
+        began: When it was seen first, in seconds.
+        seen: When it was seen last.
+        end: When it ended; None until the watchdog knows.
+    """
+
+    def __init__(
+        self, heart: Heart, task: weakref.ref[asyncio.Task[Any]] | None, began: float
+    ) -> None:
         self.began = self.seen = began
-        self.delayed: int | None = None
-        self.told = False
-        self._spots: dict[Spot, float] = defaultdict(float)
-
-    def add(self, spot: Spot, now: float) -> None:
-        """It was seen here."""
-        self._spots[spot] += now - self.seen
-        self.seen = now
+        self.end: float | None = None
+        self._heart = heart
+        self._task = task
 
     def skip(self, seconds: float) -> None:
         """So much of the time since it was seen last is not its own."""
         self.began += seconds
         self.seen += seconds
+
+    def ended(self) -> float | None:
+        """When, in seconds; None while it goes on.
+
+        A request that it held up may end before the watchdog looks again. Then the beat tells, or
+        that another step runs: this one has ended, and not before it was seen last.
+        """
+        heart = self._heart
+        # In this order: the watchdog notes the end before it waits for another beat.
+        beaten = heart.beaten
+        if self.end is not None:
+            return self.end
+        if beaten is not None:
+            return beaten
+        if get_ident() != heart.thread or (loop := heart.loop()) is None:
+            return None
+        task = None if self._task is None else self._task()
+        goes_on = task is not None and asyncio.current_task(loop) is task
+        return None if goes_on else self.seen
+
+
+class Hold:
+    """A step that was seen, perhaps to become a block."""
+
+    def __init__(self, holder: Holder, grip: Grip) -> None:
+        self.holder = holder
+        self.grip = grip
+        self.others: tuple[Exchange, ...] | None = None
+        self.told = False
+        self._spots: dict[Spot, float] = defaultdict(float)
+
+    @property
+    def began(self) -> float:
+        """When it was seen first, in seconds."""
+        return self.grip.began
+
+    def add(self, spot: Spot, now: float) -> None:
+        """It was seen here."""
+        self._spots[spot] += now - self.grip.seen
+        self.grip.seen = now
 
     def block(self, end: float) -> Block:
         """What can be told of it, if it ends now."""
@@ -277,7 +332,8 @@ class Hold:
             exchange=self.holder.exchange,
             place=spot.place(),
             duration=end - self.began,
-            delayed=self.delayed or 0,
+            others=self.others or (),
+            grip=self.grip,
         )
 
 

@@ -467,7 +467,7 @@ async def test_what_a_release_hides_is_unknown(
     [
         (_pools, "enter"),
         (_pools, "leave"),
-        (_pools, "Checkout"),
+        (_pools, "Lease"),
         (_pools, "ref"),
         (Pools, "_take_back"),
         (Account, "opened"),

@@ -94,6 +94,19 @@ def test_a_decision_passes_on(read: Read) -> None:
     }
 
 
+def test_limits_that_are_made_from_data_are_not_all_remembered(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted all the same, each as what it says."""
+    monkeypatch.setattr(hand, "LIMITS", 2)
+    probe = fastobs.limiter("checkout")
+    for number in range(5):
+        probe.decision(True, limit=number)
+
+    assert len(read(catalogue.LIMIT_DECISIONS)) == 5
+    assert len(probe._limits) == 2
+
+
 def test_a_decision_within_a_request_is_its_routes(
     observed: Callable[..., Any], meters: Meters, read: Read
 ) -> None:
@@ -141,7 +154,7 @@ def test_an_error_of_ours_stays_ours(read: Read, monkeypatch: pytest.MonkeyPatch
     def broken(*_: Any) -> None:
         raise RuntimeError
 
-    for name in ("_Rows", "decide"):
+    for name in ("_Rows", "Limit"):
         monkeypatch.setattr(hand, name, broken)
     probe = fastobs.cache("users")
 

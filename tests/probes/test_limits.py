@@ -298,7 +298,21 @@ def test_an_error_of_ours_stays_ours(
     def broken(*_: Any) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(adapter, "decide", broken)
+    monkeypatch.setattr(adapter, "Limit", broken)
 
     assert SYNC[0](storage.MemoryStorage()).hit(ONE) is True
     assert read(catalogue.SELF_ERRORS)["probes.limits",] == 1
+
+
+def test_limits_that_are_made_for_each_call_are_not_all_remembered(
+    probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted all the same, each as what it says."""
+    monkeypatch.setattr(adapter, "LIMITS", 2)
+    limiter = watch(SYNC[0](storage.MemoryStorage()), name="p")
+    for number in range(1, 6):
+        limiter.hit(parse(f"{number}/minute"))
+
+    assert {limit for _, limit, *_ in read(catalogue.LIMIT_DECISIONS)} == {
+        f"{number} per 1 minute" for number in range(1, 6)
+    }

@@ -438,7 +438,7 @@ def test_what_a_release_hides_is_unknown(
     [
         (_pools, "enter"),
         (_pools, "leave"),
-        (_pools, "Checkout"),
+        (_pools, "Lease"),
         (Pools, "_take_back"),
         (Account, "opened"),
     ],

@@ -28,6 +28,7 @@ from fastobs._exchange import Exchange
 from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
+from fastobs.probes import _pools
 from fastobs.probes import redis as adapter
 from fastobs.probes._replies import OBSERVERS
 from tests.driving import scope
@@ -660,17 +661,31 @@ async def test_every_hook_comes_out_again(
 
 
 @pytest.mark.usefixtures("contained_errors")
-@pytest.mark.parametrize("broken", ["enter", "leave", "ref", "_name_of", "Checkout"])
-async def test_an_error_of_ours_stays_ours(broken, redis_url, attach, read, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("owner", "broken"),
+    [
+        *((module, part) for module in (_pools, adapter) for part in ("enter", "leave")),
+        (_pools, "Lease"),
+        (_pools, "ref"),
+        (_pools.Pools, "_take_back"),
+        (adapter, "ref"),
+        (adapter, "Opening"),
+        (adapter, "_name_of"),
+    ],
+)
+async def test_an_error_of_ours_stays_ours(
+    owner, broken, redis_url, attach, read, monkeypatch
+) -> None:
     """The app gets its replies, and nobody is left waiting."""
 
     def fail(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(adapter, broken, fail)
+    monkeypatch.setattr(owner, broken, fail)
     attach()
     async with async_client_of(redis_url) as client:
-        assert await client.set("key", "value")
+        with request("/"):
+            assert await client.set("key", "value")
         async with client.pipeline() as pipeline:
             assert await pipeline.get("key").execute() == [b"value"]
 
@@ -685,7 +700,9 @@ def test_an_observer_that_fails_fails_alone(redis_url, probes, read, told) -> No
         with client_of(redis_url) as client:
             assert client.ping()
             assert client.pipeline().ping().execute() == [True]
+            with pytest.raises(redis.ResponseError):
+                client.execute_command("NOSUCH")
     finally:
         del OBSERVERS[0]
 
-    assert sum(read(catalogue.DB_DURATION).values()) == 2
+    assert sum(read(catalogue.DB_DURATION).values()) == 3

@@ -357,7 +357,7 @@ def test_what_is_broken_has_no_transaction_to_end(engine, probes, read):
     assert read(catalogue.DB_DURATION) == {}
 
 
-def test_a_release_without_those_methods_has_no_ends(engine, attach, read, monkeypatch):
+def test_a_release_without_those_methods_times_no_statements(engine, attach, read, monkeypatch):
     """Their names are private; without them the rest goes on."""
     monkeypatch.setattr(adapter, "vars", lambda owner: {}, raising=False)
     probes = attach()
@@ -365,7 +365,8 @@ def test_a_release_without_those_methods_has_no_ends(engine, attach, read, monke
     with engine.connect() as connection:
         connection.execute(text("SELECT 1"))
 
-    assert read(catalogue.DB_DURATION) == {("sqlite", "SELECT", ""): 1}
+    assert read(catalogue.DB_DURATION) == {}
+    assert read(catalogue.POOL_USE) == {("shop",): 1}
     probes.detach()
 
 
@@ -587,7 +588,6 @@ def _class_dicts() -> list[Any]:
     return [
         Pool.__dict__["connect"],
         SingletonThreadPool.__dict__["connect"],
-        Engine.__dict__["raw_connection"],
         Connection.__dict__["_commit_impl"],
         Connection.__dict__["_rollback_impl"],
     ]
@@ -636,7 +636,6 @@ BREAKABLE = [
     "CURRENT",
     "Checkout.route",
     "SQLAlchemy._account",
-    "Statements._done",
     "Statements._row",
     "call_site",
     "enter",
@@ -713,6 +712,29 @@ def test_what_is_left_of_an_engine_is_no_pool(url, probes, read):
     del dialect
 
 
+def test_listeners_of_the_apps_own_change_nothing(engine, probes, read):
+    """Nor do those of one connection."""
+    seen = []
+    with engine.connect() as connection:
+        event.listen(connection, "after_cursor_execute", lambda *told: seen.append(told[2]))
+        connection.execute(text("SELECT 1"))
+
+    assert seen == ["SELECT 1"]
+    assert read(catalogue.DB_DURATION) == {("sqlite", "SELECT", ""): 1, ROLLBACK: 1}
+
+
+def test_what_sqlalchemy_asks_a_new_server_is_no_statement_of_the_apps(engine, probes, read):
+    """It is part of opening the connection."""
+
+    def ask(connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT 1")
+
+    with engine.connect() as connection:
+        ask(Connection(engine, connection.connection, _has_events=False))
+
+    assert ("sqlite", "SELECT", "") not in read(catalogue.DB_DURATION)
+
+
 def test_a_statement_without_a_context_is_not_timed(engine, probes, read):
     """Some dialects send one on their own account."""
     with engine.connect() as connection:
@@ -720,3 +742,19 @@ def test_a_statement_without_a_context_is_not_timed(engine, probes, read):
         connection._cursor_execute(cursor, "SELECT 1", ())
 
     assert read(catalogue.DB_DURATION) == {}
+
+
+def test_what_a_statement_needs_first_is_timed_as_well(engine, probes, read):
+    """A sequence or a default, whether it fails or not."""
+    with engine.connect() as connection:
+        context = connection.execute(text("SELECT 1")).context
+        cursor = connection.connection.cursor()
+        connection._cursor_execute(cursor, "SELECT 2", (), context)
+        with pytest.raises(OperationalError):
+            connection._cursor_execute(cursor, "SELECT * FROM nowhere", (), context)
+
+    assert read(catalogue.DB_DURATION) == {
+        ("sqlite", "SELECT", ""): 2,
+        ("sqlite", "SELECT", "sqlalchemy.exc.OperationalError"): 1,
+        ROLLBACK: 1,
+    }

@@ -218,12 +218,12 @@ async def test_an_error_of_ours_stays_ours(
 ) -> None:
     """The function runs, and the errors are counted."""
     with monkeypatch.context() as broken:
-        broken.setattr(Parts, "enter", lambda *_: 1 / 0)
+        broken.setattr(threads, "enter", lambda *_: 1 / 0)
         assert await to_thread.run_sync(int, "7") == 7
     assert meters.counter(catalogue.SELF_ERRORS, "probes.threads").value == 1
 
     with monkeypatch.context() as broken:
-        broken.setattr(Parts, "leave", lambda *_: 1 / 0)
+        broken.setattr(threads, "leave", lambda *_: 1 / 0)
         assert await to_thread.run_sync(int, "7") == 7
         assert meters.counter(catalogue.SELF_ERRORS, "probes.threads").value == 2
         errand = threads.Errand(exchange, print)

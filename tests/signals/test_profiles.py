@@ -714,7 +714,7 @@ def test_more_profiles_than_can_be_written_are_dropped(app: FastAPI, tmp_path: P
         def put(self, meta, stacks):
             block.wait()
 
-    monkeypatch.setattr("fastobs.signals.profiles.WAITING", 1)
+    monkeypatch.setattr("fastobs.profiling.desk.WAITING", 1)
     rig = Rig(app, tmp_path, store=Slow(OSError()))
     for _ in range(4):
         run(rig.get("/items/3"))

@@ -12,6 +12,7 @@ import structlog
 
 from fastobs import catalogue
 from fastobs._exchange import Exchange
+from fastobs._parts import LOOP_WAIT, Held, hold
 from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.config import Slow
@@ -170,6 +171,42 @@ def test_lines_are_dropped_and_counted_when_nobody_reads_them(meters: Meters) ->
     outbox.put(("warning", {"event": "slow_request"}))
 
     assert values(meters, catalogue.SELF_DROPPED) == {("logs", "queue_full"): 1.0}
+
+
+def test_who_held_the_event_loop_is_told(meters: Meters) -> None:
+    """Where it did so, in which route, and for how long; the parts say whether it was another."""
+
+    class Grip:
+        began = 0.5
+
+        def ended(self) -> float | None:
+            return 0.75
+
+    said: dict[str, str | int] = {
+        "http.route": "/other",
+        "code.function.name": "parse",
+        "code.file.path": "app/feeds.py",
+        "code.line.number": 7,
+    }
+    exchange = closed(1.25)
+    exchange.closed = False
+    hold(exchange, Held(LOOP_WAIT, Grip(), at=7, event="event_loop_blocked", attributes=said))
+    exchange.closed = True
+    exchange.notes = {"findings": [{"kind": "repeated_query"}]}
+
+    ((_, fields),) = told(exchange, meters)
+
+    assert fields["parts"] == {"unaccounted": 1.0, "loop_wait": 0.25}
+    assert fields["findings"] == [
+        {
+            "kind": "event_loop_blocked",
+            "seconds": 0.25,
+            "route": "/other",
+            "function": "parse",
+            "at": "app/feeds.py:7",
+        },
+        {"kind": "repeated_query"},
+    ]
 
 
 def test_what_was_found_in_the_request_is_told(meters: Meters) -> None:

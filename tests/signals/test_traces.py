@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -20,9 +21,11 @@ from opentelemetry.util._once import Once
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from fastobs import ConfigError, _tracing, catalogue, current, instrument
+from fastobs import ConfigError, _tracing, catalogue, current, instrument, section
+from fastobs._parts import BLOCKING, Held, hold
 from fastobs.cells import Meters
 from fastobs.cells.render import exemplars_of
+from fastobs.signals.traces import HELD
 from tests.driving import Answer, call
 
 Observed = Callable[..., Any]
@@ -391,3 +394,49 @@ async def test_concurrent_requests_keep_their_contexts_apart(
     children = {f"{s.context.trace_id:032x}" for s in exported.spans if s.name == "child"}
     assert len(ids) == 20
     assert children == ids
+
+
+class Grip:
+    """Held the loop for 0.25 s, half a second ago."""
+
+    def __init__(self) -> None:
+        self.began = perf_counter() - 0.5
+
+    def ended(self) -> float:
+        return self.began + 0.25
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("theirs", [False, True])
+async def test_a_held_loop_is_an_event_of_the_span_with_its_duration(
+    observed: Observed, exported: Exported, made: list[FastAPI], theirs: bool
+) -> None:
+    """Whoever makes the span; a request that nobody held up has none."""
+    app = FastAPI()
+
+    @app.get("/{held}")
+    async def endpoint(held: bool) -> None:
+        exchange = current()
+        assert exchange is not None
+        if held:
+            exchange.started -= 1.0
+            grip = Grip()
+            said = {"code.function.name": "f", "http.route": "/other"}
+            hold(exchange, Held(BLOCKING, grip, at=7, event="event_loop_blocked", attributes=said))
+        with section("work"):
+            pass
+
+    if theirs:
+        made.append(app)
+        contrib(app)
+    observed(app, traces={"server_spans": "contrib" if theirs else "fastobs"})
+    await call(app, "/true")
+    await call(app, "/false")
+
+    first, second = [span for span in exported.spans if span.kind is SpanKind.SERVER]
+    (event,) = first.events
+    assert second.events == ()
+    assert (event.name, event.timestamp) == ("event_loop_blocked", 7)
+    attributes = dict(event.attributes or {})
+    assert attributes.pop(HELD) == pytest.approx(0.25)
+    assert attributes == {"code.function.name": "f", "http.route": "/other"}

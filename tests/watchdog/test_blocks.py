@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from time import time_ns
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from fastobs import catalogue
 from fastobs._exchange import Exchange
+from fastobs._parts import Held, Parts, account
 from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.watchdog import Block, Blocks, blocks
@@ -41,16 +43,25 @@ def exchange() -> Exchange:
     return Exchange({**scope("/report/7"), "route": Route}, Routes(None), 0.0)  # type: ignore[arg-type]
 
 
-def block(whose: Exchange | None, *, line: int = 7) -> Block:
+class Grip:
+    """Holds the loop from 1 s to 3 s."""
+
+    began = 1.0
+
+    def ended(self) -> float:
+        return 3.0
+
+
+def block(whose: Exchange | None, *, line: int = 7, others: Iterable[Exchange] = ()) -> Block:
     place = Place("Report.make", "shop/report.py", line)
-    return Block(exchange=whose, place=place, duration=0.25, delayed=3)
+    return Block(exchange=whose, place=place, duration=0.25, others=tuple(others), grip=Grip())
 
 
 def test_a_block_is_counted_and_has_a_line_that_says_who_did_it(told: Told) -> None:
     """Flat fields: the code, the request, and who had to wait."""
     whose = exchange()
 
-    told.blocks.ended(block(whose))
+    told.blocks.ended(block(whose, others=[exchange() for _ in range(3)]))
 
     ((level, fields),) = told.lines
     assert level == "warning"
@@ -116,27 +127,40 @@ def test_places_that_are_made_from_data_are_forgotten(
     assert len(told.blocks._budgets) == 2
 
 
-def test_the_span_of_the_culprit_has_an_event_while_it_records(told: Told) -> None:
-    """With the code, at the time when the block began; a span that has ended is left alone."""
-    tracer = TracerProvider().get_tracer("test")
-    whose = exchange()
-    told.blocks.goes_on(block(whose))
-    whose.span = tracer.start_span("GET")
+def after(whose: Exchange) -> tuple[Mapping[str, float], tuple[Held, ...]]:
+    """What is known of an exchange that takes 5 s."""
+    whose.duration, whose.closed = 5.0, True
+    parts = account(whose)
+    return parts, whose.parts.held if isinstance(whose.parts, Parts) else ()
 
-    told.blocks.goes_on(block(whose))
-    span: Any = whose.span
-    span.end()
-    told.blocks.goes_on(block(whose))
-    whose.closed = True
-    told.blocks.goes_on(block(whose))
 
-    assert isinstance(span, ReadableSpan)
-    (event,) = span.events
-    assert event.name == "event_loop_blocked"
-    assert event.attributes == {
+def test_a_block_is_time_of_the_culprit_and_of_those_whom_it_held_up(told: Told) -> None:
+    """With what their spans say of it: where, by which route, and when it began."""
+    whose, other = exchange(), exchange()
+    told.blocks.goes_on(block(whose, others=[other]))
+
+    parts, (held,) = after(whose)
+    assert parts == {"blocking": 2, "unaccounted": 3}
+    assert held.event == "event_loop_blocked"
+    assert held.attributes == {
         "code.function.name": "Report.make",
         "code.file.path": "shop/report.py",
         "code.line.number": 7,
+        "http.route": "/report/{id}",
     }
-    assert span.start_time is not None
-    assert event.timestamp < span.start_time
+    assert 0.25e9 <= time_ns() - held.at < 60e9
+    parts, (theirs,) = after(other)
+    assert parts == {"loop_wait": 2, "unaccounted": 3}
+    assert (theirs.attributes, theirs.at) == (held.attributes, held.at)
+
+
+def test_a_block_of_no_request_holds_others_up_all_the_same(told: Told) -> None:
+    """There is no route to name; who has ended is left alone."""
+    other, ended = exchange(), exchange()
+    ended.closed = True
+    told.blocks.goes_on(block(None, others=[other, ended]))
+
+    parts, (held,) = after(other)
+    assert parts["loop_wait"] == 2
+    assert "http.route" not in held.attributes
+    assert after(ended) == ({"unaccounted": 5}, ())

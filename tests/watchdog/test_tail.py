@@ -12,9 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
+import fastobs
 from fastobs import Handle, catalogue
 from fastobs._exchange import Exchange
 from fastobs._routes import Routes
@@ -119,14 +120,14 @@ class Rig:
         assert watchdog is not None
         await beaten(watchdog._wards[0].heart)
 
-    def ask(self, *paths: str, loop: str = "asyncio") -> None:
-        """One request after the other, and wait until there is a profile."""
+    def ask(self, *paths: str, loop: str = "asyncio", profiles: int = 1) -> None:
+        """One request after the other, and wait until there are so many profiles."""
 
         async def main() -> None:
             await self.begin()
             for path in paths:
                 await call(self.app, path)
-            await until(lambda: self.kept.outcomes)
+            await until(lambda: sum(self.kept.outcomes.values()) >= profiles)
 
         run(main(), loop)
 
@@ -229,8 +230,9 @@ def test_work_in_a_thread_is_shown_below_the_endpoint_that_waits_for_it(
     rig.ask("/threaded", loop=loop)
 
     found = rig.kept.seconds
-    assert found["works"] > 0
-    assert found["threaded"] == pytest.approx(found["run_in_threadpool"])
+    assert 0 < found["works"] <= found["threaded"]
+    # The thread may have ended when the loop has not yet heard of it.
+    assert found["threaded"] > found["run_in_threadpool"] / 2
 
 
 async def gathers() -> None:
@@ -327,20 +329,83 @@ def test_the_slow_line_names_the_profile(rig: Rig, shared: Any) -> None:
 
 
 def test_a_request_that_fails_after_its_arm_time_is_kept_though_it_is_not_slow(rig: Rig) -> None:
-    """The exception's class is in the description; one that ends well is forgotten."""
+    """By an exception, whose class is in the description, or by a 5xx; what ends well is forgotten."""
 
     @rig.app.get("/ends/{how}")
     async def ends(how: str) -> None:
         await helper()
         if how == "badly":
             raise ZeroDivisionError
+        raise HTTPException(int(how))
 
     rig.instrument(slow={"after": LONG * 3, "profile_from": 0.1})
-    rig.ask("/ends/well", "/ends/badly")
+    rig.ask("/ends/404", "/ends/badly", "/ends/503", profiles=2)
 
-    ((meta, stacks),) = rig.kept.kept
-    assert meta.error_type == "ZeroDivisionError"
-    assert seconds(stacks)["helper"] > 0
+    badly, unavailable = sorted(rig.kept.kept, key=lambda kept: kept[0].status or 0)
+    assert [badly[0].error_type, unavailable[0].status] == ["ZeroDivisionError", 503]
+    assert seconds(badly[1])["helper"] > 0
+
+
+def test_a_request_whose_profile_is_asked_for_is_kept_though_it_ends_well_and_in_time(
+    rig: Rig,
+) -> None:
+    """From the endpoint, from the thread of a ``def`` one, or early from a dependency; by itself none
+    is."""
+
+    def asked(how: str) -> None:
+        if how == "dependency":
+            wish()
+
+    def wish() -> None:
+        request = fastobs.current()
+        assert request is not None
+        request.keep_profile()
+
+    @rig.app.get("/async/{how}", dependencies=[Depends(asked)])
+    async def endpoint(how: str) -> None:
+        await helper()
+        if how == "endpoint":
+            wish()
+
+    @rig.app.get("/thread/{how}")
+    def threaded(how: str) -> None:
+        works()
+        wish()
+
+    rig.instrument(slow={"after": LONG * 5, "profile_from": 0.1})
+    rig.ask("/async/not", "/async/dependency", "/async/endpoint", "/thread/worker")
+    eventually(lambda: len(rig.kept.kept) == 3)
+
+    assert rig.kept.outcomes == {("slow", "kept"): 3.0}
+    routes = sorted(meta.route for meta, _ in rig.kept.kept)
+    assert routes == ["/async/{how}", "/async/{how}", "/thread/{how}"]
+    assert all(
+        {"helper", "works"} & set(seconds(stacks)) and meta.duration < LONG * 5
+        for meta, stacks in rig.kept.kept
+    )
+
+
+def test_a_request_that_is_over_before_its_arm_time_has_no_profile_to_keep(alone: Alone) -> None:
+    """Nothing was seen of it, and the wish is no error."""
+    exchange = alone.open()
+    alone.looks(0.3)
+    exchange.keep_profile()
+    alone.close(exchange)
+
+    assert exchange.profile_id is None
+    assert not told(alone)
+
+
+def test_wishes_for_profiles_have_the_limit_of_all(meters: Meters, shelf: Shelf) -> None:
+    """An endpoint that asks each time does not fill the disk."""
+    alone = Alone(meters, shelf, per_minute=2)
+    for _ in range(3):
+        exchange = alone.open()
+        alone.looks(0.6)
+        exchange.keep_profile()
+        alone.close(exchange)
+
+    assert eventually(lambda: told(alone) == {("slow", "kept"): 2.0, ("slow", "limited"): 1.0})
 
 
 def test_a_route_has_its_own_threshold(rig: Rig) -> None:
@@ -433,7 +498,7 @@ def test_a_folder_that_is_not_private_is_told_once_and_not_tried_again(
     rig.ask("/slow/7", "/slow/8")
 
     assert rig.kept.outcomes == {("slow", "error"): 1.0}
-    assert "No slow request is kept" in caplog.text
+    assert caplog.text.count("No slow request is kept") == 1
 
 
 class Alone:

@@ -16,7 +16,7 @@ from fastapi import BackgroundTasks, FastAPI, Request, Response
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 from fastobs.watchdog import Block, Heart, Watchdog, refusal, watchdog_of
-from fastobs.watchdog.watch import Ward
+from fastobs.watchdog.watch import Grip, Ward
 from tests.driving import call
 from tests.probes.waiting import until
 
@@ -75,7 +75,7 @@ def test_each_kind_of_block_is_told_once_with_its_function_and_route(
     assert block.exchange.route == "/culprits/{number}"
     assert block.place.function == blocker.__name__
     assert block.place.file == "tests/watchdog/blockers.py"
-    assert block.delayed == 3
+    assert len(block.others) == 3
     # Of a machine that is busy otherwise only what was computed counts; a wait may be shortened.
     assert max(computed[0] / 2, AFTER) < block.duration < whole
 
@@ -109,7 +109,7 @@ def test_who_holds_the_loop_is_found_behind_middleware_and_child_tasks(loop: str
 
     assert block.exchange is not None
     assert block.exchange.route == "/parent"
-    assert (block.place.function, block.delayed) == ("waits", 0)
+    assert (block.place.function, block.others) == ("waits", ())
 
 
 @each_loop
@@ -475,3 +475,93 @@ def test_a_python_without_the_gil_is_refused_with_the_reason(
     assert refusal() == ""
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     assert "GIL" in refusal()
+
+
+async def held_by(told: Told, heart: Heart) -> tuple[Ward, Grip]:
+    """A step of this task that is seen for three ticks of the watchdog."""
+    await beaten(heart)
+    ward = Ward(heart, told, AFTER, TICK)
+    now = perf_counter()
+    looks(ward, now, *(now + n * TICK for n in range(1, 5)))
+    (block,) = told.begun
+    assert isinstance(block.grip, Grip)
+    return ward, block.grip
+
+
+def elsewhere(grip: Grip) -> float | None:
+    """What another thread is told."""
+    found: list[float | None] = []
+    thread = threading.Thread(target=lambda: found.append(grip.ended()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_a_step_goes_on_until_the_next_beat() -> None:
+    """For all who ask, and before the watchdog has looked again; it may be told another end then."""
+
+    async def main() -> None:
+        heart = heart_of_this_loop()
+        ward, grip = await held_by(Told(), heart)
+        assert (grip.ended(), elsewhere(grip)) == (None, None)
+        heart.beaten = grip.seen + 1.0
+        assert grip.ended() == elsewhere(grip) == grip.seen + 1.0
+        ward._end(grip.seen + 0.5)
+        heart.beaten = None
+        assert grip.ended() == grip.seen + 0.5
+
+    run(main())
+
+
+@each_loop
+def test_when_another_step_runs_the_one_before_has_ended(loop: str) -> None:
+    """Though there was no beat yet: it is taken to have ended when it was seen last."""
+
+    async def main() -> None:
+        told, heart = Told(), heart_of_this_loop()
+        await beaten(heart)
+        _, grip = await asyncio.create_task(held_by(told, heart))
+        heart.beaten = None
+        assert grip.ended() == grip.seen
+        assert elsewhere(grip) is None
+
+    run(main(), loop)
+
+
+def test_a_callback_has_ended_when_a_task_asks() -> None:
+    """It has no task that could ask."""
+
+    async def main() -> None:
+        heart = heart_of_this_loop()
+        await beaten(heart)
+        heart.beaten = None
+        grip = Grip(heart, None, 1.0)
+        assert grip.ended() == 1.0
+
+    run(main())
+
+
+def test_nothing_is_held_by_a_loop_that_nobody_looks_at_any_more(dog: Watchdog) -> None:
+    """What was seen until then is all that is known."""
+
+    async def main() -> None:
+        heart = heart_of_this_loop()
+        ward, grip = await held_by(Told(), heart)
+        dog._wards = [ward]
+        dog.stop()
+        assert grip.ended() == grip.seen
+
+    run(main())
+
+
+def test_a_loop_that_is_gone_tells_no_end() -> None:
+    """It cannot be asked what it runs."""
+
+    async def main() -> Grip:
+        _, grip = await held_by(Told(), heart_of_this_loop())
+        return grip
+
+    grip = run(main())
+    gc.collect()
+
+    assert grip.ended() is None

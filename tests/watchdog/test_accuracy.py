@@ -1,0 +1,140 @@
+"""How near to the truth a block is, and what is none though it takes as long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from time import perf_counter
+
+import pytest
+from fastapi import FastAPI
+
+from fastobs.watchdog import Block, Watchdog
+from tests.driving import call
+from tests.probes.waiting import until
+
+from . import blockers
+from .blockers import computes, dumps, matches, receives, sorts, waits
+from .rig import AFTER, TICK, Told, beaten, each_loop, heart_of_this_loop, run, served, watched
+
+TIMES = 3
+"""Blocks of a kind; of one alone, the end may be missed as well as the beginning."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _data() -> None:
+    blockers.prepare()
+
+
+class Late:
+    """A clock that knows for how long nobody asked it, beyond a tick: the machine was busy."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._asked = perf_counter()
+
+    def __call__(self) -> float:
+        now = perf_counter()
+        self.seconds += max(now - self._asked - TICK, 0.0)
+        self._asked = now
+        return now
+
+
+class Culprit:
+    """An app that blocks its loop, and how long it did."""
+
+    def __init__(self, blocker: Callable[[], None]) -> None:
+        app = FastAPI()
+        self.took: list[float] = []
+        self.computed: list[float] = []
+
+        @app.get("/culprit")
+        async def culprit() -> None:
+            await asyncio.sleep(TICK)
+            began, computed = perf_counter(), time.thread_time()
+            blocker()
+            self.took.append(perf_counter() - began)
+            self.computed.append(time.thread_time() - computed)
+
+        self.app = served(app)
+
+    async def blocks(self, told: Told, times: int) -> Iterator[Block]:
+        """One after the other."""
+        for count in range(1, times + 1):
+            await call(self.app, "/culprit")
+            await until(lambda count=count: len(told.blocks) >= count)  # type: ignore[misc]
+        assert len(told.blocks) == times
+        return iter(told.blocks)
+
+
+@each_loop
+@pytest.mark.parametrize("blocker", [waits, computes, receives], ids=lambda each: each.__name__)
+def test_a_block_that_lets_go_of_the_gil_is_told_to_within_a_tick(
+    blocker: Callable[[], None], loop: str
+) -> None:
+    """Never too long; too short by the time until somebody looked."""
+    culprit = Culprit(blocker)
+    late: list[float] = []
+
+    async def main() -> list[float]:
+        told, clock = Told(), Late()
+        heart = heart_of_this_loop()
+        await beaten(heart)
+        dog = Watchdog(told, after=AFTER, tick=TICK, clock=clock)
+        dog.watch(heart)
+        try:
+            blocks = await culprit.blocks(told, TIMES)
+        finally:
+            dog.stop()
+            heart.stopped = True
+        late.append(clock.seconds)
+        return [took - block.duration for took, block in zip(culprit.took, blocks, strict=True)]
+
+    missed = run(main(), loop)
+
+    assert median(missed) < TICK + late[0]
+
+
+@each_loop
+@pytest.mark.parametrize("blocker", [sorts, dumps, matches], ids=lambda each: each.__name__)
+def test_a_block_that_keeps_the_gil_is_told_to_within_a_tick_of_what_it_computed(
+    blocker: Callable[[], None], loop: str
+) -> None:
+    """Nobody can look meanwhile, but the kernel knows how long the loop's thread ran."""
+    culprit = Culprit(blocker)
+
+    async def main() -> Block:
+        heart = heart_of_this_loop()
+        await beaten(heart)
+        with watched(heart) as told:
+            (block,) = await culprit.blocks(told, 1)
+        return block
+
+    block = run(main(), loop)
+
+    # Nearly the whole tick is missed where a look came just before; reading clocks takes time, too.
+    assert culprit.computed[0] - block.duration < TICK * 1.2
+
+
+@each_loop
+@pytest.mark.parametrize("blocker", [computes, sorts], ids=lambda each: each.__name__)
+def test_the_same_in_a_def_endpoint_is_no_block(blocker: Callable[[], None], loop: str) -> None:
+    """Its thread competes with the loop; where it keeps the GIL the loop is late, but holds nothing."""
+    app = FastAPI()
+
+    @app.get("/thread")
+    def thread() -> None:
+        blocker()
+
+    async def main() -> list[Block]:
+        heart = heart_of_this_loop()
+        await beaten(heart)
+        with watched(heart) as told:
+            await call(served(app), "/thread")
+            await beaten(heart)
+            await beaten(heart)
+            return told.begun + told.blocks
+
+    assert run(main(), loop) == []
