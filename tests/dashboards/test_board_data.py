@@ -1,4 +1,4 @@
-"""Every query of every board, asked of both major versions of Prometheus while the shop is under load."""
+"""Every query and every rule, on both major versions of Prometheus that watch the shop under load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from alerts.__main__ import FAMILIES, GENERATED, file_name
+from alerts.__main__ import GENERATED
+from alerts.families import FAMILIES, file_name
 from alerts.kit import render
 from alerts.pace import Pace
 from alerts.thresholds import THRESHOLDS
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
 VERSIONS = {"prometheus": "promtool", "prometheus-3": "promtool-3"}
 SECONDS = 30
+SMALL_POOL_ALERT = "FastobsPoolTimeouts"
 QUERIES = list(expressions(window="15s"))
 MARKS = [
     (mark["name"], plain(mark["expr"], "15s", {"job": ".+", "instance": ".+"}))
@@ -42,6 +44,7 @@ version = pytest.mark.parametrize("version", VERSIONS)
 class Watched:
     """Who was watching, and when (seconds since the epoch)."""
 
+    shop: parts.Server
     by: Mapping[str, parts.Prometheus]
     began: float
     ended: float
@@ -108,17 +111,17 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
             stderr=subprocess.DEVNULL,
             timeout=SECONDS + 60,
         )
-        yield Watched(by=watching, began=began, ended=time.time())
+        yield Watched(shop=shop, by=watching, began=began, ended=time.time())
 
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """A dozen scrapes of a shop that nobody has asked for anything."""
-    with _watched(tmp_path_factory.mktemp("idle")) as (_, watching):
+    with _watched(tmp_path_factory.mktemp("idle")) as (shop, watching):
         began = time.time()
         for prometheus in watching.values():
             prometheus.eventually('count_over_time(up{job="shop"}[1m]) > 12', within=60)
-        yield Watched(by=watching, began=began, ended=time.time())
+        yield Watched(shop=shop, by=watching, began=began, ended=time.time())
 
 
 def _numbers(series: list[dict[str, Any]]) -> list[float]:
@@ -213,3 +216,35 @@ def test_every_variable_has_something_to_choose(busy: Watched, board: Any, versi
         )
 
         assert found, variable.name
+
+
+@version
+def test_an_alert_fires_for_a_real_fault(busy: Watched, version: str):
+    """The load includes a pool that is too small; its callers' timeouts are an alert."""
+    (fired, *_) = busy.prometheus(version).eventually(
+        f'ALERTS_FOR_STATE{{alertname="{SMALL_POOL_ALERT}"}} '
+        f'and on (alertname) max_over_time(ALERTS{{alertstate="firing"}}[2m])'
+    )
+
+    assert fired.labels["job"] == "shop"
+
+
+@version
+def test_promtool_finds_nothing_wrong_with_a_live_exposition(busy: Watched, version: str):
+    """`promtool check metrics` reads what Prometheus reads."""
+    body = parts.get(f"{busy.shop.url}/metrics").body
+
+    done = subprocess.run(
+        [parts.find(VERSIONS[version]), "check", "metrics"],
+        input=body.encode(),
+        capture_output=True,
+        check=False,
+    )
+
+    # Names of the semantic conventions end in _count and _max for gauges; promtool warns about them.
+    complaints = [
+        line
+        for line in (done.stdout + done.stderr).decode().splitlines()
+        if not line.startswith(("db_client_", "http_client_", "python_", "process_"))
+    ]
+    assert complaints == []
