@@ -5,10 +5,10 @@ from __future__ import annotations
 import site
 import sys
 import sysconfig
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
-__all__ = ["SITE", "STDLIB", "relative"]
+__all__ = ["SITE", "STDLIB", "distance", "relative"]
 
 SITE = "site-packages"
 STDLIB = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -26,6 +26,15 @@ def relative(file: str) -> str:
         if path.is_relative_to(folder):
             return (name / path.relative_to(folder)).as_posix()
     return path.name
+
+
+@lru_cache(maxsize=4096)
+def distance(file: str) -> int:
+    """How far a file is from the app's own code: 0, 1 for a library, 2 for Python and for us."""
+    place = relative(file)
+    if place.startswith(("<", f"{STDLIB}/", f"{SITE}/fastobs/")):
+        return 2
+    return 1 if place.startswith(f"{SITE}/") else 0
 
 
 @cache

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastobs
-from fastobs._files import relative
+from fastobs._files import distance, relative
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -31,3 +31,20 @@ PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 def test_a_path_is_relative_to_the_project_or_to_where_libraries_are(file: str, shown: str) -> None:
     """Where neither holds, only the file's name is left."""
     assert relative(file) == shown
+
+
+@pytest.mark.parametrize(
+    ("file", "far"),
+    [
+        (str(Path(__file__)), 0),
+        (f"{sysconfig.get_path('purelib')}/httpx/_client.py", 1),
+        (f"{sysconfig.get_path('stdlib')}/asyncio/events.py", 2),
+        (fastobs.__file__, 2),
+        ("<string>", 2),
+    ],
+)
+def test_the_apps_own_code_is_nearer_than_a_library_and_that_than_python(
+    file: str, far: int
+) -> None:
+    """Who is told of a place is told of the nearest."""
+    assert distance(file) == far

@@ -49,14 +49,21 @@ def why(line: Mapping[str, Any], *, most: int = 2) -> str:
     parts = line.get("parts", {})
     largest = sorted(parts.items(), key=lambda item: -item[1])[:most]
     return ", ".join(
-        [_finding(found) for found in line.get("findings", ())]
+        list(dict.fromkeys(_finding(found) for found in line.get("findings", ())))
         + [f"{part} {seconds(value)}" for part, value in largest if value >= 0.001]
     )
 
 
 def _finding(found: Mapping[str, Any]) -> str:
-    what = found.get("relation") or found.get("statement") or found.get("kind", "")
     at = f" at {found['at']}" if found.get("at") else ""
+    match found:
+        case {"kind": "event_loop_blocked", "route": route}:
+            return f"waited for {route or NO_ROUTE}, which blocked the event loop{at}"
+        case {"kind": "blocks_event_loop", "function": function}:
+            return f"blocked the event loop in {function}{at}"
+        case {"kind": "mostly_at", "function": function}:
+            return f"mostly in {function}{at}"
+    what = found.get("relation") or found.get("statement") or found.get("kind", "")
     return f"{found.get('count', '')} x {what}{at}"
 
 

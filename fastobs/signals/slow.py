@@ -15,7 +15,7 @@ from fastobs import catalogue
 from fastobs._budget import Budget
 from fastobs._exchange import Exchange, Finish
 from fastobs._outbox import Outbox
-from fastobs._parts import Held, Parts, account
+from fastobs._parts import BLOCKING, Held, Parts, account
 from fastobs._queue import queued
 from fastobs.cells import Meters
 from fastobs.config import Slow
@@ -106,7 +106,7 @@ def _findings(exchange: Exchange) -> list[dict[str, Any]]:
 def _block(held: Held) -> dict[str, Any]:
     said = held.attributes
     return {
-        "kind": held.event,
+        "kind": "blocks_event_loop" if held.part == BLOCKING else "event_loop_blocked",
         "seconds": round(held.seconds, 6),
         "route": said.get("http.route", ""),
         "function": said.get("code.function.name", ""),

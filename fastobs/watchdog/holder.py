@@ -8,13 +8,12 @@ import sys
 from asyncio import AbstractEventLoop
 from collections.abc import Iterable
 from contextvars import Context
-from functools import lru_cache
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 from weakref import ref
 
 from fastobs._exchange import CURRENT, Exchange
-from fastobs._files import SITE, STDLIB, relative
+from fastobs._files import distance, relative
 
 from .heart import Heart, depth
 
@@ -106,13 +105,4 @@ def _spot(frames: Iterable[FrameType]) -> Spot:
     """The innermost frame of the app's own code; else of a library's, else of all."""
     # The thread goes on meanwhile; a frame that has ended has no line any more.
     spots = [Spot(frame.f_code, frame.f_lineno or 0) for frame in frames]
-    return min(spots, key=lambda spot: _distance(spot.code.co_filename))
-
-
-@lru_cache(maxsize=4096)
-def _distance(file: str) -> int:
-    """How far a file is from the app's own code: 0, 1 for a library, 2 for Python and for us."""
-    place = relative(file)
-    if place.startswith(("<", f"{STDLIB}/", f"{SITE}/fastobs/")):
-        return 2
-    return 1 if place.startswith(f"{SITE}/") else 0
+    return min(spots, key=lambda spot: distance(spot.code.co_filename))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from math import inf
 from threading import Lock
 from time import monotonic
 from types import CodeType
+from typing import NamedTuple
 
 from pyinstrument.frame import AWAIT_FRAME_IDENTIFIER
 
 from fastobs._budget import Budget
 from fastobs._exchange import KEEP, Exchange
+from fastobs._files import distance, relative
 from fastobs.cells import Meters
 from fastobs.config import Profiles, Slow
 from fastobs.profiling.desk import Desk, describe, title
@@ -49,6 +52,10 @@ SAMPLES = 2000
 NODES = 2000
 """Different frames of one request."""
 TRIGGER = "slow"
+BLOCKED_BY = "blocked by "
+"""What a frame begins with that stands for another request's."""
+TELLING = 0.2
+"""Share of its duration for which a request is seen at one line of the app's, if that is a finding."""
 """Of all profiles from here, also of requests that failed or were asked for before they were slow."""
 
 
@@ -166,6 +173,8 @@ class Tail:
             self._desk.count["limited"].add()
             return
         exchange.profile_id = profile = secrets.token_hex(16)
+        if (seen := capture.busiest()) is not None and seen.seconds >= exchange.duration * TELLING:
+            _note(exchange, seen)
         meta = describe(
             exchange,
             capture,
@@ -250,12 +259,35 @@ class Blocked:
     frame: str
 
 
+class Seen(NamedTuple):
+    """Where in the code, and for how many seconds."""
+
+    function: str
+    at: str
+    """File and line."""
+    seconds: float
+
+
+def _note(exchange: Exchange, seen: Seen) -> None:
+    """Say in the slow line what the profile will show at length."""
+    if exchange.notes is None:
+        exchange.notes = {}
+    exchange.notes.setdefault("findings", []).append(
+        {
+            "kind": "mostly_at",
+            "seconds": round(seen.seconds, 6),
+            "function": seen.function,
+            "at": seen.at,
+        }
+    )
+
+
 def blocked(hold: Hold, now: float) -> Blocked:
     """Who holds the loop, as a frame."""
     block = hold.block(now)
     place = block.place
     route = "" if block.exchange is None else f" ({block.exchange.route or 'no route'})"
-    return Blocked(hold.began, f"blocked by {place.function} at {place.file}:{place.line}{route}")
+    return Blocked(hold.began, f"{BLOCKED_BY}{place.function} at {place.file}:{place.line}{route}")
 
 
 class Capture:
@@ -325,6 +357,35 @@ class Capture:
             if self._samples and self._samples[-1].node == node:
                 share += self._samples.pop().seconds
             self._samples.append(Sample(node, share))
+
+    def busiest(self) -> Seen | None:
+        """The line of the app's own code in which it was seen for the longest time, if in any."""
+        times: dict[tuple[str, str, str], float] = defaultdict(float)
+        nearest: dict[int, tuple[str, str, str] | None] = {}
+        with self._lock:
+            for node, seconds in self._samples:
+                if node not in nearest:
+                    nearest[node] = self._own(node)
+                if (place := nearest[node]) is not None:
+                    times[place] += seconds
+        if not times:
+            return None
+        function, file, line = place = max(times, key=lambda each: times[each])
+        return Seen(function, f"{relative(file)}:{line}", times[place])
+
+    def _own(self, node: int) -> tuple[str, str, str] | None:
+        """Function, file and line of the deepest frame that is the app's."""
+        tree = self._tree
+        if tree.frames[node].startswith(BLOCKED_BY):
+            return None
+        while node >= 0:
+            identifier, *attributes = tree.frames[node].split("\x01")
+            match identifier.split("\x00"):
+                case [function, file, first] if not distance(file):
+                    lines = (each[1:] for each in attributes if each.startswith("l"))
+                    return function, file, next(lines, first)
+            node = tree.parents[node]
+        return None
 
     def stacks(self, meta: Meta) -> Stacks:
         """Everything seen, once the request is over."""

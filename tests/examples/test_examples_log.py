@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from examples.report.log import blocks, slow_lines, slowest_by_route, why
 
 
@@ -47,6 +49,21 @@ def test_the_reason_is_the_two_largest_parts_of_the_line():
     assert why({"parts": {"db": 0.2}, "findings": [found]}) == (
         "40 x Order.items at shop.py:3, db 200 ms"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("event_loop_blocked", "waited for /b, which blocked the event loop at shop.py:3"),
+        ("blocks_event_loop", "blocked the event loop in load at shop.py:3"),
+        ("mostly_at", "mostly in load at shop.py:3"),
+    ],
+)
+def test_a_place_that_was_found_is_said_once(kind, said):
+    """However often it held the request up."""
+    found = {"kind": kind, "route": "/b", "function": "load", "at": "shop.py:3", "seconds": 0.1}
+
+    assert why({"parts": {}, "findings": [found, found]}) == said
 
 
 def test_blocks_of_the_event_loop_are_counted_by_place():

@@ -12,7 +12,7 @@ import structlog
 
 from fastobs import catalogue
 from fastobs._exchange import Exchange
-from fastobs._parts import LOOP_WAIT, Held, hold
+from fastobs._parts import BLOCKING, LOOP_WAIT, Held, hold
 from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.config import Slow
@@ -173,8 +173,11 @@ def test_lines_are_dropped_and_counted_when_nobody_reads_them(meters: Meters) ->
     assert values(meters, catalogue.SELF_DROPPED) == {("logs", "queue_full"): 1.0}
 
 
-def test_who_held_the_event_loop_is_told(meters: Meters) -> None:
-    """Where it did so, in which route, and for how long; the parts say whether it was another."""
+@pytest.mark.parametrize(
+    ("part", "kind"), [(LOOP_WAIT, "event_loop_blocked"), (BLOCKING, "blocks_event_loop")]
+)
+def test_who_held_the_event_loop_is_told(meters: Meters, part: str, kind: str) -> None:
+    """Where it did so, in which route, for how long, and whether it was another request."""
 
     class Grip:
         began = 0.5
@@ -190,16 +193,16 @@ def test_who_held_the_event_loop_is_told(meters: Meters) -> None:
     }
     exchange = closed(1.25)
     exchange.closed = False
-    hold(exchange, Held(LOOP_WAIT, Grip(), at=7, event="event_loop_blocked", attributes=said))
+    hold(exchange, Held(part, Grip(), at=7, event="event_loop_blocked", attributes=said))
     exchange.closed = True
     exchange.notes = {"findings": [{"kind": "repeated_query"}]}
 
     ((_, fields),) = told(exchange, meters)
 
-    assert fields["parts"] == {"unaccounted": 1.0, "loop_wait": 0.25}
+    assert fields["parts"] == {"unaccounted": 1.0, part: 0.25}
     assert fields["findings"] == [
         {
-            "kind": "event_loop_blocked",
+            "kind": kind,
             "seconds": 0.25,
             "route": "/other",
             "function": "parse",

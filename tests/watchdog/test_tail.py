@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -24,6 +25,7 @@ from fastobs.config import Profiles, Slow
 from fastobs.profiling.stacks import Stacks
 from fastobs.profiling.store import Folder, Meta, Store
 from fastobs.watchdog import tail, watchdog_of
+from fastobs.watchdog.tail import TELLING, Capture
 from tests.driving import Clock, call, scope, values
 from tests.parts import eventually
 from tests.probes.waiting import until
@@ -36,6 +38,10 @@ LONG = 0.6
 """Seconds; longer than that."""
 
 Observed = Callable[..., Handle]
+
+APP = f"wait\x00{__file__}\x003\x01l7"
+LIBRARY = f"get\x00{httpx.__file__}\x003\x01l7"
+"""Frames as pyinstrument writes them."""
 
 
 async def helper(seconds: float = LONG) -> None:
@@ -316,8 +322,8 @@ def test_what_a_generator_awaits_is_found_behind_it(rig: Rig) -> None:
     assert found["counted"] == pytest.approx(found["counts"])
 
 
-def test_the_slow_line_names_the_profile(rig: Rig, shared: Any) -> None:
-    """It is known before the line is written."""
+def test_the_slow_line_names_the_profile_and_the_line_of_the_app(rig: Rig, shared: Any) -> None:
+    """Both are known before it is written."""
     lines: list[tuple[str, dict[str, Any]]] = []
     rig.instrument()
     shared.lines.put = lines.append
@@ -325,7 +331,33 @@ def test_the_slow_line_names_the_profile(rig: Rig, shared: Any) -> None:
 
     (line,) = (fields for _, fields in lines if fields["event"] == "slow_request")
     ((meta, _),) = rig.kept.kept
+    (finding,) = line["findings"]
+    at = helper.__code__.co_firstlineno + 1
     assert line["profile_id"] == meta.id
+    assert (finding["kind"], finding["function"]) == ("mostly_at", "helper")
+    assert finding["at"] == f"tests/watchdog/test_tail.py:{at}"
+    assert meta.duration * TELLING <= finding["seconds"] <= meta.duration
+
+
+@pytest.mark.parametrize(
+    ("stack", "told"),
+    [
+        ([APP, LIBRARY, "[await]"], "wait at tests/watchdog/test_tail.py:7"),
+        ([LIBRARY, "[await]"], None),
+        ([APP, "blocked by load at shop.py:3 (/b)"], None),
+        (["[not seen]"], None),
+    ],
+)
+def test_the_line_is_the_deepest_of_the_apps_own(stack: list[str], told: str | None) -> None:
+    """A library's is not the app's, and what another request did is not this one's."""
+    capture = Capture(0.0, 10.0)
+    capture.add([stack], 1.0, block=None, running=False)
+    capture.expected = 2.0
+    capture.add([stack], 2.0, block=None, running=False)
+    seen = capture.busiest()
+
+    assert (seen and f"{seen.function} at {seen.at}") == told
+    assert seen is None or seen.seconds == 1.0
 
 
 def test_a_request_that_fails_after_its_arm_time_is_kept_though_it_is_not_slow(rig: Rig) -> None:
