@@ -28,6 +28,8 @@ MAX_DEPTH = 400
 MIDDLEWARE = Middleware.__call__.__code__
 PASSED_ON = "starlette/middleware/base.py"
 """Tasks that wait here only wait for the task of the next middleware."""
+LISTENS = ("listen_for_disconnect", "starlette/responses.py")
+"""Where the task of a request waits for its client to leave, while another one sends the response."""
 GROUPS = {"_wait", "wait_for", "__aexit__"}
 """The functions of asyncio and of anyio in which a task waits for others."""
 CHILDREN = 8
@@ -180,7 +182,8 @@ class Chains:
         if not behind or not depth:
             return [chain]
         inner = [found for each in behind for found in self._from(each, depth - 1)]
-        return [chain + found for found in inner[:CHILDREN]]
+        stem = chain[: _listening(chain)]
+        return [stem + found for found in inner[:CHILDREN]]
 
     def _behind(self, task: asyncio.Task[Any]) -> Iterable[asyncio.Task[Any]]:
         """The tasks that a task waits for."""
@@ -190,10 +193,21 @@ class Chains:
             return [waiter]
         if (gathered := getattr(waiter, "_children", None)) is not None:
             return [each for each in gathered if not each.done()]
-        last, _ = self._chains[task][-1]
-        if task is self._main and last.co_name in GROUPS and "asyncio" in last.co_filename:
+        chain = self._chains[task]
+        last, _ = chain[-1]
+        groups = last.co_name in GROUPS and "asyncio" in last.co_filename
+        if task is self._main and (groups or _listening(chain) is not None):
             return [each for each in self._chains if each not in self._ours]
         return []
+
+
+def _listening(chain: list[Line]) -> int | None:
+    """Where in the chain of a streaming response the waiting for its client begins, if it does."""
+    name, file = LISTENS
+    for at, (code, _) in enumerate(chain):
+        if code.co_name == name and code.co_filename.endswith(file):
+            return at
+    return None
 
 
 def _is_ours(chain: list[Line]) -> bool:

@@ -160,7 +160,10 @@ class Tail:
         return pause
 
     def finish(self, exchange: Exchange) -> None:
-        """Keep what was seen of a request that shall be kept, and tell its profile's id."""
+        """Keep what was seen of a request that shall be kept, and tell its profile's id.
+
+        Its line also names where it was mostly seen, however many profiles there are already.
+        """
         capture = self._captures.pop(exchange, None)
         if capture is None:
             return
@@ -169,12 +172,12 @@ class Tail:
             return
         if not self._wanted(exchange):
             return
+        if (seen := capture.busiest()) is not None and seen.seconds >= exchange.duration * TELLING:
+            _note(exchange, seen)
         if self._budget.take() is None:
             self._desk.count["limited"].add()
             return
         exchange.profile_id = profile = secrets.token_hex(16)
-        if (seen := capture.busiest()) is not None and seen.seconds >= exchange.duration * TELLING:
-            _note(exchange, seen)
         meta = describe(
             exchange,
             capture,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.responses import StreamingResponse
 
 import fastobs
 from fastobs import Handle, catalogue
@@ -320,6 +321,35 @@ def test_what_a_generator_awaits_is_found_behind_it(rig: Rig) -> None:
     found = rig.kept.seconds
     assert found["helper"] == pytest.approx(found["counts"])
     assert found["counted"] == pytest.approx(found["counts"])
+
+
+@each_loop
+def test_what_a_stream_awaits_is_found_though_its_task_listens_for_the_client(
+    rig: Rig, loop: str
+) -> None:
+    """With uvicorn, Starlette sends from a task of its own, and listens in that of the request."""
+    asgi = {"version": "3.0", "spec_version": "2.3"}
+
+    async def rows() -> AsyncIterator[str]:
+        yield "1"
+        await helper()
+        yield "2"
+
+    @rig.app.get("/streamed")
+    async def streamed() -> StreamingResponse:
+        return StreamingResponse(rows())
+
+    async def main() -> None:
+        await rig.begin()
+        await call(rig.app, "/streamed", asgi=asgi)
+        await until(lambda: rig.kept.outcomes)
+
+    rig.instrument()
+    run(main(), loop)
+
+    found = rig.kept.seconds
+    assert found["helper"] > 0
+    assert "listen_for_disconnect" not in found, found
 
 
 def test_the_slow_line_names_the_profile_and_the_line_of_the_app(rig: Rig, shared: Any) -> None:
