@@ -6,8 +6,10 @@ COVERAGE ?= 97
 # More words for pytest: make test ARGS='-k pools -x'
 ARGS ?=
 
+# Another Python is another environment.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 BIN := .venv/bin
-READY := .venv/.ready
+READY := .venv/.ready-$(VERSION)
 OLDEST := build/oldest
 OLDEST_TESTS := tests/probes tests/signals/test_traces.py tests/test_spans.py tests/test_tracing.py \
 	tests/test_instrument.py
@@ -31,7 +33,7 @@ test: parts lint check ## Run every check and every test, on real servers
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --fail-under=$(COVERAGE)
 
-oldest: parts $(OLDEST)/.ready ## Test adapters and tracing with the oldest releases that we claim
+oldest: parts $(OLDEST)/.ready-$(VERSION) ## Test adapters and tracing with the oldest releases that we claim
 	$(OLDEST)/bin/python -m pytest -q -W default::DeprecationWarning -k 'not ($(NOT_YET))' \
 		$(OLDEST_TESTS) $(ARGS)
 
@@ -68,7 +70,7 @@ parts: $(READY)
 	@$(BIN)/python -m tests.parts.install
 
 # What is not named in tests/oldest.txt is as new as the oldest releases bear.
-$(OLDEST)/.ready: pyproject.toml tests/oldest.txt
+$(OLDEST)/.ready-$(VERSION): pyproject.toml tests/oldest.txt
 	@$(PYTHON) -m venv --clear $(OLDEST)
 	@echo "Installing the oldest releases into $(OLDEST), once …"
 	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
@@ -84,7 +86,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$$($(PYTHON) --version) cannot make virtual environments." \
 			"On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python$(VERSION) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing the Python packages into .venv, once …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
