@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from time import perf_counter
 from typing import Any, TypeVar
 
 import pytest
@@ -17,9 +18,12 @@ from fastobs._middleware import Middleware
 from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.watchdog import Block, Heart, Watchdog
+from tests.driving import call
+from tests.probes.waiting import until
 
 TICK = 0.05
 AFTER = 0.1
+TRIES = 5
 
 T = TypeVar("T")
 
@@ -60,6 +64,24 @@ async def beaten(heart: Heart) -> None:
     heart.beaten = None
     while heart.beaten is None:  # noqa: ASYNC110 - the heart is not of asyncio
         await asyncio.sleep(0)
+
+
+async def blocked(told: Told, app: ASGIApp, path: str, *, count: int = 1) -> float:
+    """Have the loop blocked by a request until so many blocks were told.
+
+    Where the machine is busy, the watchdog may come too late to be sure of one; then once more.
+
+    Returns:
+        Seconds from the last request's beginning until it was told.
+    """
+    for _ in range(TRIES):
+        began = perf_counter()
+        await call(app, path)
+        with suppress(TimeoutError):
+            await until(lambda: len(told.blocks) >= count, within=5.0)
+            return perf_counter() - began
+    msg = f"{TRIES} requests for {path} were no block."
+    raise TimeoutError(msg)
 
 
 @contextmanager

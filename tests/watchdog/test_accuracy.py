@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from statistics import median
 from time import perf_counter
 
@@ -13,11 +13,21 @@ from fastapi import FastAPI
 
 from fastobs.watchdog import Block, Watchdog
 from tests.driving import call
-from tests.probes.waiting import until
 
 from . import blockers
 from .blockers import computes, dumps, matches, receives, sorts, waits
-from .rig import AFTER, TICK, Told, beaten, each_loop, heart_of_this_loop, run, served, watched
+from .rig import (
+    AFTER,
+    TICK,
+    Told,
+    beaten,
+    blocked,
+    each_loop,
+    heart_of_this_loop,
+    run,
+    served,
+    watched,
+)
 
 TIMES = 3
 """Blocks of a kind; of one alone, the end may be missed as well as the beginning."""
@@ -60,13 +70,13 @@ class Culprit:
 
         self.app = served(app)
 
-    async def blocks(self, told: Told, times: int) -> Iterator[Block]:
-        """One after the other."""
+    async def blocks(self, told: Told, times: int) -> list[tuple[Block, float, float]]:
+        """One after the other: what was told, the seconds that it took, and those of computing."""
+        truth = []
         for count in range(1, times + 1):
-            await call(self.app, "/culprit")
-            await until(lambda count=count: len(told.blocks) >= count)  # type: ignore[misc]
-        assert len(told.blocks) == times
-        return iter(told.blocks)
+            await blocked(told, self.app, "/culprit", count=count)
+            truth.append((self.took[-1], self.computed[-1]))
+        return [(block, *each) for block, each in zip(told.blocks, truth, strict=True)]
 
 
 @each_loop
@@ -90,7 +100,7 @@ def test_a_block_that_lets_go_of_the_gil_is_told_to_within_a_tick(
             dog.stop()
             heart.stopped = True
         late.append(clock.seconds)
-        return [took - block.duration for took, block in zip(culprit.took, blocks, strict=True)]
+        return [took - block.duration for block, took, _ in blocks]
 
     missed = run(main(), loop)
 
@@ -105,17 +115,17 @@ def test_a_block_that_keeps_the_gil_is_told_to_within_a_tick_of_what_it_computed
     """Nobody can look meanwhile, but the kernel knows how long the loop's thread ran."""
     culprit = Culprit(blocker)
 
-    async def main() -> Block:
+    async def main() -> tuple[Block, float]:
         heart = heart_of_this_loop()
         await beaten(heart)
         with watched(heart) as told:
-            (block,) = await culprit.blocks(told, 1)
-        return block
+            ((block, _, computed),) = await culprit.blocks(told, 1)
+        return block, computed
 
-    block = run(main(), loop)
+    block, computed = run(main(), loop)
 
     # Nearly the whole tick is missed where a look came just before; reading clocks takes time, too.
-    assert culprit.computed[0] - block.duration < TICK * 1.2
+    assert computed - block.duration < TICK * 1.2
 
 
 @each_loop
