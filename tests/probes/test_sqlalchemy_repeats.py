@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -149,6 +150,11 @@ def test_what_the_orm_loads_together_is_none(engine, probes, load):
     assert found(exchange) == []
 
 
+def unlabelled(statement: str) -> str:
+    """SQLAlchemy 2.0 gives the columns of entities names of its own."""
+    return re.sub(r" AS \w+", "", statement)
+
+
 def test_a_look_up_by_key_is_not_the_relation_that_reads_the_same(engine, probes):
     """Item.order and get(Order) send the same text, and are counted apart."""
     with request() as exchange:
@@ -160,7 +166,7 @@ def test_a_look_up_by_key_is_not_the_relation_that_reads_the_same(engine, probes
 
     first, second = found(exchange)
     assert (first["relation"], first["count"]) == ("Item.order", ORDERS)
-    assert (second["statement"], second["count"]) == (
+    assert (unlabelled(second["statement"]), second["count"]) == (
         "SELECT orders.id FROM orders WHERE orders.id = ?",
         5,
     )
@@ -211,7 +217,7 @@ def test_what_has_one_shape_is_one_statement(engine, probes, send, statement):
         send(session)
 
     (finding,) = found(exchange)
-    assert (finding["statement"], finding["count"]) == (statement, 6)
+    assert (unlabelled(finding["statement"]), finding["count"]) == (statement, 6)
     assert "relation" not in finding
 
 
