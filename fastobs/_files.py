@@ -5,6 +5,7 @@ from __future__ import annotations
 import site
 import sys
 import sysconfig
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -48,8 +49,12 @@ def _folders() -> list[tuple[Path, Path]]:
     for place in (*site.getsitepackages(), site.getusersitepackages()):
         folders[Path(place)] = Path(SITE)
     for place in ("", *sys.path):
-        entry = Path(place).absolute()
-        # Relative to the root would be the absolute path again.
-        if entry != Path(entry.anchor) and not place.endswith(".zip"):
-            folders.setdefault(entry, Path())
+        # Python itself passes over what is no text.
+        if isinstance(place, str) and not place.endswith(".zip"):
+            # The working directory may be gone.
+            with suppress(OSError):
+                entry = Path(place).absolute()
+                # Relative to the root would be the absolute path again.
+                if entry != Path(entry.anchor):
+                    folders.setdefault(entry, Path())
     return sorted(folders.items(), key=lambda item: -len(item[0].parts))

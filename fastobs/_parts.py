@@ -165,8 +165,9 @@ class Parts(dict[str, float]):
             return parts
 
     def _turn(self, now: float) -> None:
-        if self._holding is not None and (ended := self._holding.grip.ended()) is not None:
-            self._release(self._holding, min(ended, now))
+        held = self._holding
+        if held is not None and (ended := held.grip.ended()) is not None and self._holding is held:
+            self._release(held, min(ended, now))
         since = self._since
         # Whoever read the clock first may come second, from another thread.
         if now > since:
@@ -186,7 +187,8 @@ class Parts(dict[str, float]):
     def _drop(self, part: str) -> None:
         going_on = self._open
         for at in range(len(going_on) - 1, -1, -1):
-            if going_on[at] == part:
+            # It may shrink meanwhile, by the garbage collector.
+            if at < len(going_on) and going_on[at] == part:
                 del going_on[at]
                 return
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastobs
-from fastobs._files import distance, relative
+from fastobs._files import _folders, distance, relative
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -48,3 +48,14 @@ def test_the_apps_own_code_is_nearer_than_a_library_and_that_than_python(
 ) -> None:
     """Who is told of a place is told of the nearest."""
     assert distance(file) == far
+
+
+def test_an_odd_search_path_hides_no_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Python passes over entries that are no text, and the working directory may be removed."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(sys, "path", [tmp_path, "", str(tmp_path / "app")])
+
+    assert (tmp_path / "app", Path()) in _folders.__wrapped__()

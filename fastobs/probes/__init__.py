@@ -326,13 +326,18 @@ class Probes:
         assert self._settings is not None
         if row in self._attached:
             return
+        probe = None
         try:
             probe = self._probe(row)
             probe.attach(self._settings)
         except Exception as error:
-            # A release of the library that we do not know yet: the app goes on without this adapter.
+            # A release of the library that we do not know yet: the app goes on without this adapter,
+            # and without the hooks that were in by then.
             self._failed[row] = error
             contain(f"probes{row.module}", error)
+            if probe is not None:
+                with contained(f"probes{row.module}"):
+                    probe.detach()
         else:
             self._failed.pop(row, None)
             self._attached[row] = probe

@@ -10,13 +10,16 @@ from typing import Any, TypeVar
 from weakref import ref
 
 from fastobs import catalogue
-from fastobs._exchange import CURRENT
+from fastobs._contain import contain
+from fastobs._exchange import CURRENT, Exchange
 from fastobs._parts import enter, leave
 from fastobs.cells import Meters
 
 from . import Kit
 
-__all__ = ["Caches", "Loads", "Tally", "decorated", "timed"]
+__all__ = ["Caches", "Loads", "Tally", "answered", "asks", "decorated", "timed"]
+
+COMPONENT = "probes.caches"
 
 T = TypeVar("T")
 
@@ -172,14 +175,34 @@ class Loads:
 
 async def timed(operation: Awaitable[T]) -> T:
     """Await an operation of a cache; within a request its time is the part ``cache``."""
-    exchange = CURRENT.get()
+    exchange = asks()
     if exchange is None:
         return await operation
-    enter(exchange, "cache", perf_counter())
     try:
         return await operation
     finally:
-        leave(exchange, "cache", perf_counter())
+        answered(exchange)
+
+
+def asks() -> Exchange | None:
+    """The request that asks a cache from now on, if one does."""
+    try:
+        exchange = CURRENT.get()
+        if exchange is not None:
+            enter(exchange, "cache", perf_counter())
+    except Exception as error:
+        contain(COMPONENT, error)
+        return None
+    return exchange
+
+
+def answered(exchange: Exchange | None) -> None:
+    """The request has what it `asks` for."""
+    try:
+        if exchange is not None:
+            leave(exchange, "cache", perf_counter())
+    except Exception as error:
+        contain(COMPONENT, error)
 
 
 def decorated(frame: Any, package: str) -> str | None:

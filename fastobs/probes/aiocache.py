@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from time import perf_counter
 from types import FunctionType
 from typing import Any
 
@@ -13,13 +12,11 @@ from aiocache.base import BaseCache
 
 from fastobs import catalogue
 from fastobs._contain import contain, contained
-from fastobs._exchange import CURRENT
-from fastobs._parts import enter, leave
 from fastobs.cells import Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._caches import Caches, Loads, timed
+from ._caches import Caches, Loads, answered, asks, timed
 from ._hooks import Hooks
 
 __all__ = ["AioCache", "probe"]
@@ -109,8 +106,7 @@ class AioCache(Probe):
 
         async def get(cache: Any, *args: Any, **kwargs: Any) -> Any:
             # A coroutine within this one, as `timed` is, would be resumed once more by each wait.
-            if (exchange := CURRENT.get()) is not None:
-                enter(exchange, "cache", perf_counter())
+            exchange = asks() if hooks.on else None
             try:
                 value = await original(cache, *args, **kwargs)
             except Exception:
@@ -118,7 +114,7 @@ class AioCache(Probe):
                 raise
             finally:
                 if exchange is not None:
-                    leave(exchange, "cache", perf_counter())
+                    answered(exchange)
             # A value that is the very object given as default cannot be told from a miss.
             default = args[1] if len(args) > 1 else kwargs.get("default") if kwargs else None
             if value is default:

@@ -181,8 +181,12 @@ class Chains:
         behind = [each for each in self._behind(task) if each in self._chains and each is not task]
         if not behind or not depth:
             return [chain]
-        inner = [found for each in behind for found in self._from(each, depth - 1)]
-        stem = chain[: _listening(chain)]
+        stem, inner = chain[: _listening(chain)], list[list[Line]]()
+        for each in behind:
+            # Each has one at least. Tasks that share what they wait for would be too many to walk.
+            inner += self._from(each, depth - 1)
+            if len(inner) >= CHILDREN:
+                break
         return [stem + found for found in inner[:CHILDREN]]
 
     def _behind(self, task: asyncio.Task[Any]) -> Iterable[asyncio.Task[Any]]:

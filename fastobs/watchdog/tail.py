@@ -262,6 +262,19 @@ class Blocked:
     frame: str
 
 
+Place = tuple[str, str, str]
+"""Function, file and line."""
+
+
+def own(frame: str) -> Place | None:
+    """Where in the app's own code a frame is, as pyinstrument writes it; None if it is elsewhere."""
+    identifier, *attributes = frame.split("\x01")
+    match identifier.split("\x00"):
+        case [function, file, first] if not distance(file):
+            return function, file, next((each[1:] for each in attributes if each[:1] == "l"), first)
+    return None
+
+
 class Seen(NamedTuple):
     """Where in the code, and for how many seconds."""
 
@@ -314,6 +327,9 @@ class Capture:
         self._cpu = 0.0
         self._tree = Tree()
         self._samples: list[Sample] = []
+        # Of each node the app's own line at or above it, and the seconds of each such line.
+        self._places: list[Place | None] = []
+        self._times: dict[Place, float] = defaultdict(float)
         # Between the thread that looks and the one that writes; the event loop does not take it.
         self._lock = Lock()
 
@@ -357,38 +373,28 @@ class Capture:
         chosen = stacks or [[UNSEEN]]
         for stack in chosen:
             node, share = self._tree.add(stack), seconds / len(chosen)
+            if (place := self._place(node)) is not None:
+                self._times[place] += share
             if self._samples and self._samples[-1].node == node:
                 share += self._samples.pop().seconds
             self._samples.append(Sample(node, share))
 
+    def _place(self, node: int) -> Place | None:
+        tree, places = self._tree, self._places
+        for new in range(len(places), len(tree)):
+            # A parent is always older than its child.
+            parent, frame = tree.parents[new], tree.frames[new]
+            places.append(own(frame) or (places[parent] if parent >= 0 else None))
+        return None if tree.frames[node].startswith(BLOCKED_BY) else places[node]
+
     def busiest(self) -> Seen | None:
         """The line of the app's own code in which it was seen for the longest time, if in any."""
-        times: dict[tuple[str, str, str], float] = defaultdict(float)
-        nearest: dict[int, tuple[str, str, str] | None] = {}
-        with self._lock:
-            for node, seconds in self._samples:
-                if node not in nearest:
-                    nearest[node] = self._own(node)
-                if (place := nearest[node]) is not None:
-                    times[place] += seconds
+        # The watchdog may still be adding; to copy is one step.
+        times = dict(self._times)
         if not times:
             return None
         function, file, line = place = max(times, key=lambda each: times[each])
         return Seen(function, f"{relative(file)}:{line}", times[place])
-
-    def _own(self, node: int) -> tuple[str, str, str] | None:
-        """Function, file and line of the deepest frame that is the app's."""
-        tree = self._tree
-        if tree.frames[node].startswith(BLOCKED_BY):
-            return None
-        while node >= 0:
-            identifier, *attributes = tree.frames[node].split("\x01")
-            match identifier.split("\x00"):
-                case [function, file, first] if not distance(file):
-                    lines = (each[1:] for each in attributes if each.startswith("l"))
-                    return function, file, next(lines, first)
-            node = tree.parents[node]
-        return None
 
     def stacks(self, meta: Meta) -> Stacks:
         """Everything seen, once the request is over."""

@@ -15,8 +15,11 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from fastobs import catalogue, watch
+from fastobs._exchange import CURRENT, Exchange
+from fastobs._routes import Routes
 from fastobs.probes import Probes
 from fastobs.probes import aiocache as adapter
+from tests.driving import scope
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 pytestmark = pytest.mark.anyio
@@ -303,3 +306,23 @@ async def test_how_many_entries_a_server_has_is_not_known(probes: Probes, read: 
 
     assert counts(read) == (1, 0, 0)
     assert ("c",) not in read(catalogue.CACHE_ENTRIES)
+
+
+@pytest.mark.usefixtures("contained_errors", "probes")
+async def test_an_error_of_ours_in_a_request_stays_ours(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The value comes, before the time is written and after."""
+    cache = SimpleMemoryCache()
+    await cache.set("key", "value")
+    exchange = Exchange(scope(), Routes(None), 0.0)  # type: ignore[arg-type]
+    token = CURRENT.set(exchange)
+    try:
+        for broken in ("enter", "leave"):
+            with monkeypatch.context() as patch:
+                patch.setattr(f"fastobs.probes._caches.{broken}", lambda *_: 1 / 0)
+                assert await cache.get("key") == "value"
+    finally:
+        CURRENT.reset(token)
+
+    assert read(catalogue.SELF_ERRORS)["probes.caches",] == 2

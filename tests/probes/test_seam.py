@@ -218,10 +218,14 @@ def test_of_several_apps_one_is_enough(stub: Any, fresh: Probes, library: str) -
 def test_a_library_that_an_adapter_does_not_understand_is_left_alone(
     stub: Any, fresh: Probes, library: str
 ) -> None:
-    """A release that looks different: the app starts, the error is counted, status() tells."""
+    """A release that looks different: the app starts, the error is counted, status() tells.
+
+    What was hooked before the error is taken out, else each app would hook it once more.
+    """
 
     class Broken(Stub):
         def attach(self, settings: Any) -> None:
+            super().attach(settings)
             message = "no such method"
             raise AttributeError(message)
 
@@ -230,6 +234,7 @@ def test_a_library_that_an_adapter_does_not_understand_is_left_alone(
     fresh.attach(load(None, {}))
 
     assert "a_new_library: its adapter could not be attached: AttributeError(" in fresh.status()
+    assert stub.made[0].calls == ["attach", "detach"]
 
 
 @pytest.mark.usefixtures("contained_errors")

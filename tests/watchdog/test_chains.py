@@ -178,3 +178,33 @@ def test_a_thread_is_found_by_whom_it_works_for() -> None:
     assert "works" in [frame.partition("\x00")[0] for frame in known]
     assert unknown == without
     assert "works" not in [frame.partition("\x00")[0] for frame in without]
+
+
+@pytest.mark.anyio
+async def test_tasks_that_share_what_they_wait_for_are_not_walked_again_and_again() -> None:
+    """Layers of eight that wait for all of the next are eight to the power of their number of ways."""
+    until = asyncio.Event()
+    exchange = Exchange(scope(), Routes(None), 0.0)  # type: ignore[arg-type]
+    walked: list[int] = []
+
+    class Counting(Chains):
+        def _from(self, task: asyncio.Task[Any], depth: int) -> list[list[chains.Line]]:
+            walked.append(depth)
+            return super()._from(task, depth)
+
+    async def waits_for(tasks: list[asyncio.Task[Any]]) -> None:
+        await asyncio.gather(*tasks)
+
+    layer = [asyncio.create_task(inner(until)) for _ in range(8)]
+    everyone = list(layer)
+    for _ in range(5):
+        layer = [asyncio.create_task(waits_for(layer)) for _ in range(8)]
+        everyone += layer
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    found = list(Counting([*everyone], exchange))
+    until.set()
+    await asyncio.gather(*everyone)
+
+    assert 1 <= len(found) <= chains.CHILDREN
+    assert len(walked) <= chains.CHILDREN * (chains.CHILDREN + 1)
