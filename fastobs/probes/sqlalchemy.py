@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from functools import partial
@@ -279,10 +279,10 @@ class SQLAlchemy(Probe):
     # What follows runs within the app's calls: it must not raise.
 
     def _around_execution(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def execute(connection: Connection, dialect: Any, context: Any, *rest: Any) -> Any:
-            begun = self._statements.begin(connection, context) if self._hooks.on else None
+        def execute(connection: Connection, *args: Any, **options: Any) -> Any:
+            begun = self._statements.begin(connection, args) if self._hooks.on else None
             try:
-                result = original(connection, dialect, context, *rest)
+                result = original(connection, *args, **options)
             except BaseException as error:
                 self._statements.ended(begun, type(error))
                 raise
@@ -292,19 +292,15 @@ class SQLAlchemy(Probe):
         return execute
 
     def _around_cursor(self, original: Callable[..., None]) -> Callable[..., None]:
-        def execute(
-            connection: Connection,
-            cursor: Any,
-            statement: str,
-            parameters: Any,
-            context: Any = None,
-        ) -> None:
-            # Sequences and defaults; without a context a dialect sends it on its own account.
+        def execute(connection: Connection, *args: Any, **options: Any) -> None:
+            # Cursor, statement, parameters and context. With one these are sequences and defaults;
+            # without, a dialect sends it on its own account.
+            context = args[3] if len(args) > 3 else options.get("context")
             if context is None or not self._hooks.on:
-                return original(connection, cursor, statement, parameters, context)
-            begun = self._statements.begin_further(connection, statement)
+                return original(connection, *args, **options)
+            begun = self._statements.begin_further(connection, str(args[1]))
             try:
-                original(connection, cursor, statement, parameters, context)
+                original(connection, *args, **options)
             except BaseException as error:
                 self._statements.ended(begun, type(error))
                 raise
@@ -313,13 +309,11 @@ class SQLAlchemy(Probe):
 
         return execute
 
-    def _around_ending(
-        self, operation: str, original: Callable[[Connection], None]
-    ) -> Callable[[Connection], None]:
-        def end(connection: Connection) -> None:
+    def _around_ending(self, operation: str, original: Callable[..., None]) -> Callable[..., None]:
+        def end(connection: Connection, *args: Any, **options: Any) -> None:
             begun = self._statements.begin_ending(connection, operation) if self._hooks.on else None
             try:
-                original(connection)
+                original(connection, *args, **options)
             except BaseException as error:
                 self._statements.ended(begun, type(error))
                 raise
@@ -327,11 +321,11 @@ class SQLAlchemy(Probe):
 
         return end
 
-    def _around_connect(self, original: Callable[[Pool], Any]) -> Callable[[Pool], Any]:
-        def connect(pool: Pool) -> Any:
+    def _around_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def connect(pool: Pool, *args: Any, **options: Any) -> Any:
             checkout = self._begin(pool)
             try:
-                connection = original(pool)
+                connection = original(pool, *args, **options)
             except BaseException as error:
                 self._end(checkout, None, error)
                 raise
@@ -489,12 +483,18 @@ class Statements:
         self._meters = meters
         self._rows: dict[tuple[str, str], Histogram] = {}
 
-    def begin(self, connection: Connection, context: Any) -> Begun | None:
-        """A statement is about to be sent; None if it is none of the app's."""
+    def begin(self, connection: Connection, args: Sequence[Any]) -> Begun | None:
+        """A statement is about to be sent; None if it is none of the app's.
+
+        Args:
+            connection: On which.
+            args: The dialect, the context of the execution, and what else SQLAlchemy hands on.
+        """
         try:
-            if connection.__dict__.get("_has_events") is False:
+            if connection.__dict__.get("_allow_autobegin") is False:
                 # SQLAlchemy's own, which asks a new server who it is.
                 return None
+            context = args[1]
             system, statement, exchange = connection.dialect.name, context.statement, CURRENT.get()
             if exchange is None:
                 return system, statement, None, perf_counter()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -730,9 +731,32 @@ def test_what_sqlalchemy_asks_a_new_server_is_no_statement_of_the_apps(engine, p
         connection.exec_driver_sql("SELECT 1")
 
     with engine.connect() as connection:
-        ask(Connection(engine, connection.connection, _has_events=False))
+        ask(Connection(engine, connection.connection, _has_events=False, _allow_autobegin=False))
 
     assert ("sqlite", "SELECT", "") not in read(catalogue.DB_DURATION)
+
+
+def test_a_connection_without_listeners_is_the_apps_all_the_same(engine, probes, read):
+    """Releases before 2.0.5x say so of each connection, later ones only of SQLAlchemy's own."""
+    with engine.connect() as connection:
+        connection._has_events = False
+        connection.execute(text("SELECT 1"))
+
+    assert read(catalogue.DB_DURATION)["sqlite", "SELECT", ""] == 1
+
+
+@pytest.mark.usefixtures("contained_errors")
+@pytest.mark.parametrize("name", ["_exec_single_context", "_commit_impl"])
+def test_what_a_newer_release_hands_on_besides_is_handed_on(probes, monkeypatch, name):
+    """The hooks are on private functions: what they are called with may change."""
+    probes.detach()
+    seen = []
+    monkeypatch.setattr(Connection, name, lambda *_, **options: seen.append(options))
+    probes.attach(load(None, {}))
+
+    getattr(Connection, name)(SimpleNamespace(), "dialect", "context", newer=True)
+
+    assert seen == [{"newer": True}]
 
 
 def test_a_statement_without_a_context_is_not_timed(engine, probes, read):
