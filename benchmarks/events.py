@@ -70,7 +70,9 @@ METHOD = (
     "is without them, in turn in one process; given are the medians of the paired differences, and "
     "between what they are with 95 % certainty. The garbage collector is off. What is not hooked but written into the app by hand is compared with the "
     f"code without it. Inside, a request has {PER_REQUEST} events, and what its end costs for them "
-    "is in. Checkout and checkin are two events, and have two budgets."
+    "is in. Checkout and checkin are two events; a GET of redis-py is four: checkout, command, look-up "
+    "of a cache, checkin. Each has its budget. An empty wrapper in Python takes about 0.2, more than "
+    "half of what an event outside a request may take: what is over budget there is told, not hidden."
 )
 
 console = Console(stderr=True, highlight=False)
@@ -306,9 +308,10 @@ async def redis() -> AsyncIterator[list[Event]]:
         client.set("key", "value")
         yield [
             Event(
-                title="redis: a GET",
+                title="redis: a GET (four events)",
                 drive=calling(lambda: client.get("key")),
                 metric=catalogue.DB_DURATION,
+                count=4,
             )
         ]
 
