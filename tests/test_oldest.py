@@ -36,6 +36,14 @@ def test_every_library_of_an_adapter_has_versions() -> None:
     assert [row.library for row in ADAPTERS if not releases(row.library)] == []
 
 
+def test_no_adapter_refuses_a_release_that_is_claimed() -> None:
+    """What it refuses is older than what the tests ran with."""
+    refusing = {row.library: row.oldest for row in ADAPTERS if row.oldest}
+
+    assert refusing
+    assert all(Version(pins("oldest.txt")[name]) >= Version(old) for name, old in refusing.items())
+
+
 @pytest.mark.parametrize("package", RUNTIME)
 def test_what_fastobs_needs_is_tested_from_where_it_is_declared(package: str) -> None:
     """The lower bound in pyproject.toml is the oldest release that the tests ran with."""

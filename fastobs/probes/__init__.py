@@ -8,12 +8,14 @@ loaded when the app has imported it, or as soon as it does. See docs/adding-a-pr
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastobs._contain import contain, contained
@@ -41,6 +43,9 @@ class Adapter(NamedTuple):
     """In this package; it has a function ``probe(kit)``."""
     supports: str
     """What `fastobs.watch` takes; empty if there is nothing to hand over."""
+    oldest: str = ""
+    """The release from which on it is understood, where an older one could be attached to and would
+    be counted wrong; it is left alone."""
 
 
 ADAPTERS = (
@@ -54,6 +59,7 @@ ADAPTERS = (
         "pools",
         ".sqlalchemy",
         "Engine, AsyncEngine, sessionmaker or Pool of SQLAlchemy",
+        oldest="2.0",
     ),
     Adapter("httpx", "pools", ".httpx", "Client or AsyncClient of httpx"),
     Adapter("httpx2", "pools", ".httpx", "Client or AsyncClient of httpx2"),
@@ -71,9 +77,10 @@ ADAPTERS = (
         "pools",
         ".redis",
         "Redis, RedisCluster or ConnectionPool of redis-py, sync or asyncio",
+        oldest="5.2",
     ),
     # What it learns from are the commands that the one above sees.
-    Adapter("redis", "caches", ".redis_cache", ""),
+    Adapter("redis", "caches", ".redis_cache", "", oldest="5.2"),
     Adapter(
         "pymongo",
         "pools",
@@ -81,7 +88,13 @@ ADAPTERS = (
         "MongoClient or AsyncMongoClient of pymongo, made after instrument() or with "
         "event_listeners=[fastobs.probes.pymongo.Listener()]",
     ),
-    Adapter("cachetools", "caches", ".cachetools", "a cache or a cached function of cachetools"),
+    Adapter(
+        "cachetools",
+        "caches",
+        ".cachetools",
+        "a cache or a cached function of cachetools",
+        oldest="5.5",
+    ),
     # Of the standard library, so it is always there, as asyncio is; after cachetools, whose functions
     # count in the same way.
     Adapter(
@@ -172,6 +185,29 @@ class Probe:
     def unwatchable(self) -> Iterator[tuple[str, str]]:
         """What was found and cannot be watched as it is: its name, and the line to add."""
         yield from ()
+
+
+class ReleaseError(Exception):
+    """A release of a library that its adapter does not understand."""
+
+
+def _check_release(row: Adapter) -> None:
+    """Raise if the library is older than what the adapter understands."""
+    if not row.oldest:
+        return
+    try:
+        found = version(row.library)
+    except PackageNotFoundError:
+        # Frozen into one file, as it were; nobody can say.
+        return
+    if _numbers(found) < _numbers(row.oldest):
+        msg = f"{row.library} {found} is older than {row.oldest}, from which on it is understood"
+        raise ReleaseError(msg)
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    """What of a release can be compared; ``2.1.0rc1`` is nearly 2.1."""
+    return tuple(int(number) for number in re.findall(r"\d+", release)[:2])
 
 
 class Probes:
@@ -328,6 +364,7 @@ class Probes:
             return
         probe = None
         try:
+            _check_release(row)
             probe = self._probe(row)
             probe.attach(self._settings)
         except Exception as error:

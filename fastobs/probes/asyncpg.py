@@ -33,6 +33,9 @@ __all__ = ["AsyncPG", "probe"]
 
 COMPONENT = "probes.asyncpg"
 
+TRACEABLE = PoolConnectionHolder.__weakrefoffset__ > 0
+"""Whether it can be told when a pool is gone, without keeping it; before asyncpg 0.32 it cannot."""
+
 
 def probe(kit: Kit) -> Probe:
     """The adapter."""
@@ -73,9 +76,12 @@ class AsyncPG(Pools):
 
     @property
     def kinds(self) -> tuple[type, ...]:
-        return (Pool,)
+        return (Pool,) if TRACEABLE else ()
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
+        self._statements.attach()
+        if not TRACEABLE:
+            return
         wrap, known = self._hooks.wrap, self._known
         # None of these names is public: what is missing is unknown, and status() says so.
         known.clear()
@@ -89,9 +95,15 @@ class AsyncPG(Pools):
             if "_release" in vars(PoolConnectionHolder):
                 known.add(catalogue.POOL_USE)
                 wrap(PoolConnectionHolder, "_release", self._around_release)
-        self._statements.attach()
+
+    def watch(self, obj: Any, name: str | None) -> bool:
+        # One that cannot be watched is no error of the app's: status() has a line about it.
+        return super().watch(obj, name) or isinstance(obj, Pool)
 
     def unwatchable(self) -> Iterator[tuple[str, str]]:
+        if not TRACEABLE:
+            yield "asyncpg", "its pools can be watched since asyncpg 0.32; statements are timed."
+            return
         times = {
             "wait": catalogue.POOL_WAIT,
             "create": catalogue.POOL_CREATE,

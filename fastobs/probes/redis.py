@@ -188,7 +188,7 @@ class RedisProbe(Pools):
         yield Reading(catalogue.POOL_PENDING, (name,), len(account.waiting))
         if (free := _free(pool)) is not None:
             # What is lost, or could not be opened, stays among them.
-            idle = sum(connection.is_connected for connection in free)
+            idle = sum(map(_is_connected, free))
             yield Reading(catalogue.POOL_COUNT, (name, "idle"), idle)
         if pool.max_connections < UNLIMITED:
             yield Reading(catalogue.POOL_MAX, (name,), pool.max_connections)
@@ -331,7 +331,7 @@ class RedisProbe(Pools):
                     lease = None
                 elif lease.waits:
                     self._waited(lease)
-            if connection.is_connected:
+            if _is_connected(connection):
                 # As nearly always.
                 return None
             held = lease or self._out.get(id(connection))
@@ -512,12 +512,23 @@ def _free(pool: Any) -> list[Any] | None:
     return None if free is None else [connection for connection in list(free) if connection]
 
 
+def _is_connected(connection: Any) -> bool:
+    """Whether it is open. A sync one has no public name for that before redis-py 8."""
+    connected: bool | None = getattr(connection, "is_connected", None)
+    if connected is not None:
+        return connected
+    # With a cache on the client's side, another one is around it.
+    return getattr(connection, "_conn", connection)._sock is not None
+
+
 def _stack_of(pipeline: Any) -> Any:
     """The commands that a pipeline has collected; empty where it does not tell."""
     # A cluster's has no public name for them, and its `command_stack` stays empty.
     strategy = getattr(pipeline, "_execution_strategy", None)
     if strategy is None:
-        return getattr(pipeline, "command_stack", ())
+        stack = getattr(pipeline, "command_stack", ())
+        # An asyncio cluster had a private name for them before it had strategies.
+        return stack or tuple(getattr(pipeline, "_command_stack", ()))
     # It may be emptied in place.
     return list(getattr(strategy, "_command_queue", ()))
 

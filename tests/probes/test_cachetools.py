@@ -87,7 +87,10 @@ def test_a_watched_cache_is_still_what_it_was(kind: str, probes: Probes) -> None
     assert cache is plain
     assert isinstance(cache, base)
     assert repr(cache).startswith(f"{base.__name__}(")
-    doubles = [copy.copy(cache), copy.deepcopy(cache)]
+    doubles = [copy.deepcopy(cache)]
+    if hasattr(base, "__copy__"):
+        # Before cachetools had it, a copy shared its entries.
+        doubles.append(copy.copy(cache))
     if kind != "TLRUCache":
         doubles += [pickle.loads(pickle.dumps(cache, protocol)) for protocol in range(6)]
     for double in doubles:
@@ -95,6 +98,7 @@ def test_a_watched_cache_is_still_what_it_was(kind: str, probes: Probes) -> None
         assert dict(double) == {"a": 1}
         double["b"] = 2
     assert "b" not in cache
+    assert type(copy.copy(cache)) is base
 
     probes.detach()
     assert type(cache) is base

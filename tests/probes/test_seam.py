@@ -238,6 +238,42 @@ def test_a_library_that_an_adapter_does_not_understand_is_left_alone(
 
 
 @pytest.mark.usefixtures("contained_errors")
+@pytest.mark.parametrize(
+    ("release", "attached"), [("5.1.9", False), ("5.2", True), ("5.10.1", True), ("6.0rc1", True)]
+)
+def test_a_release_that_is_too_old_is_left_alone(
+    stub: Any,
+    fresh: Probes,
+    library: str,
+    monkeypatch: pytest.MonkeyPatch,
+    release: str,
+    attached: bool,
+) -> None:
+    """It would be attached to, and counted wrong; status() says so."""
+    row = seam.ADAPTERS[-1]
+    monkeypatch.setattr(seam, "ADAPTERS", (row._replace(oldest="5.2"),))
+    monkeypatch.setattr(seam, "version", {library: release}.__getitem__)
+    importlib.import_module(library)
+    fresh.attach(load(None, {}))
+    status = fresh.status()
+
+    assert [probe.calls[0] for probe in stub.made] == ["attach"] * attached
+    assert ("5.1.9 is older than 5.2, from which on it is understood" in status) != attached
+
+
+def test_a_library_that_does_not_tell_its_release_is_adapted(
+    stub: Any, fresh: Probes, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be frozen into one file with the app."""
+    row = seam.ADAPTERS[-1]
+    monkeypatch.setattr(seam, "ADAPTERS", (row._replace(oldest="5.2"),))
+    importlib.import_module(library)
+    fresh.attach(load(None, {}))
+
+    assert stub.made[0].calls[0] == "attach"
+
+
+@pytest.mark.usefixtures("contained_errors")
 def test_an_adapter_that_fails_does_not_take_the_others_with_it(
     stub: Any, fresh: Probes, library: str, loop: asyncio.AbstractEventLoop
 ) -> None:
