@@ -197,23 +197,23 @@ class RedisProbe(Pools):
 
     def _around_release(self, original: Callable[..., Any]) -> Callable[..., Any]:
         # Of the async one it returns the coroutine.
-        def release(pool: Any, connection: Any) -> Any:
+        def release(pool: Any, connection: Any, *args: Any, **options: Any) -> Any:
             # Before: within the call, the connection may already be somebody else's.
             try:
                 self._take_back(connection, pool)
             except Exception as error:
                 contain(COMPONENT, error)
-            return original(pool, connection)
+            return original(pool, connection, *args, **options)
 
         return release
 
     def _around_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def connect(connection: Any) -> Any:
+        def connect(connection: Any, *args: Any, **options: Any) -> Any:
             opening = self._opening(connection)
             if opening is None:
-                return original(connection)
+                return original(connection, *args, **options)
             try:
-                result = original(connection)
+                result = original(connection, *args, **options)
             except BaseException:
                 self._opened(opening, done=False)
                 raise
@@ -223,12 +223,12 @@ class RedisProbe(Pools):
         return connect
 
     def _around_async_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        async def connect(connection: Any) -> Any:
+        async def connect(connection: Any, *args: Any, **options: Any) -> Any:
             opening = self._opening(connection)
             if opening is None:
-                return await original(connection)
+                return await original(connection, *args, **options)
             try:
-                result = await original(connection)
+                result = await original(connection, *args, **options)
             except BaseException:
                 self._opened(opening, done=False)
                 raise
