@@ -99,7 +99,8 @@ def test_the_slow_line_of_an_app_tells_them(observed: Any, shared: Process, tmp_
     engine.dispose()
 
     ((_, fields),) = lines
-    (finding,) = fields["findings"]
+    # On a busy machine there may be others.
+    (finding,) = (each for each in fields["findings"] if each["kind"] == "repeated_query")
     assert finding["at"].startswith("tests/signals/test_repeats.py:")
     assert {**finding, "at": ""} == {
         "kind": "repeated_query",
