@@ -7,7 +7,6 @@ Grafana takes, and each round is asked anew.
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from statistics import median
 from prometheus_client.parser import text_string_to_metric_families
 
 from dashboards.expressions import Expression, expressions
-from examples.running import load
+from examples.running import under_load
 from fastobs.promql import SCRAPE_DURATION, SCRAPE_SAMPLES, UP
 from tests import parts
 from tests.parts.process import own_folder
@@ -83,15 +82,7 @@ def _shown(
         "examples.shop.app:app", workers=2, env=environment, ready="/_fastobs/readyz"
     ) as shop:
         before = _scraped(shop)
-        subprocess.run(
-            load(shop.url, users=users, seconds=seconds),
-            cwd=ROOT,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=seconds + 60,
-        )
+        under_load(shop.url, users=users, seconds=seconds)
         return before, _scraped(shop)
 
 

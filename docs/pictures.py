@@ -24,7 +24,7 @@ from alerts.pace import Pace
 from alerts.thresholds import THRESHOLDS
 from dashboards.boards import boards
 from dashboards.expressions import VARIABLE
-from examples.running import load
+from examples.running import under_load
 from fastobs.promql import WINDOW
 from tests import parts
 
@@ -115,15 +115,7 @@ def _asked(boards: list[str], folder: Path, seconds: int) -> dict[str, dict[str,
         parts.prometheus(targets={"shop": [shop.address]}, rules=rules) as prometheus,
     ):
         prometheus.eventually('up{job="shop"} == 1')
-        subprocess.run(  # noqa: S603 - our own words
-            load(shop.url, users=12, seconds=seconds),
-            cwd=ROOT,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=seconds + 60,
-        )
+        under_load(shop.url, users=12, seconds=seconds)
         end = time.time() - 2
         return {
             name: _answers(

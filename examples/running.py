@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["DemoError", "Process", "free_port", "load", "running", "shop", "wait_until"]
+__all__ = [
+    "DemoError",
+    "Process",
+    "free_port",
+    "load",
+    "running",
+    "shop",
+    "under_load",
+    "wait_until",
+]
 
 ROOT = Path(__file__).parents[1]
 Process = subprocess.Popen[bytes]
@@ -55,6 +64,24 @@ def load(address: str, *, users: int, seconds: int) -> list[str]:
         # The mistakes fail on purpose.
         *("--exit-code-on-error", "0"),
     ]
+
+
+def under_load(address: str, *, users: int, seconds: int) -> None:
+    """Have the load run, in silence, and wait for its end.
+
+    Raises:
+        subprocess.CalledProcessError: It failed.
+        subprocess.TimeoutExpired: It did not end a minute after it should have.
+    """
+    subprocess.run(
+        load(address, users=users, seconds=seconds),
+        cwd=ROOT,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=seconds + 60,
+    )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from fastobs._outbox import Outbox
 from fastobs.cells import Meters
 
 from .stacks import Stacks
-from .store import Meta, NotPrivate, Store
+from .store import Keeper, Meta, NotPrivate
 
 __all__ = ["Desk", "Recorded", "describe", "title"]
 
@@ -58,7 +58,7 @@ class Desk:
 
     def __init__(
         self,
-        store: Store,
+        store: Keeper,
         meters: Meters,
         *,
         trigger: str,

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from fastobs.config import Profiles
 from fastobs.errors import FastobsError
 
-__all__ = ["Folder", "Meta", "NotPrivate", "Store", "TooLarge", "is_id"]
+__all__ = ["Folder", "Keeper", "Meta", "NotPrivate", "Store", "TooLarge", "is_id"]
 
 ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 OURS = re.compile(r"(?P<id>[0-9a-f]{32})(?P<kind>\.json|\.stacks|\.part)", re.ASCII)
@@ -73,12 +73,16 @@ class Meta:
             raise ValueError(msg) from error
 
 
-class Store(Protocol):
-    """Keeps profiles. Called in threads, never on an event loop; may be slow, and may fail."""
+class Keeper(Protocol):
+    """Takes profiles. Called in threads, never on an event loop; may be slow, and may fail."""
 
     def put(self, meta: Meta, stacks: bytes) -> None:
         """Keep one; what exceeds the bounds goes, the oldest first."""
         ...
+
+
+class Store(Keeper, Protocol):
+    """Also gives them out."""
 
     def get(self, profile: str) -> tuple[Meta, bytes] | None:
         """One by its id."""

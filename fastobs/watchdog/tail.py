@@ -25,7 +25,7 @@ from fastobs.cells import Meters
 from fastobs.config import Profiles, Slow
 from fastobs.profiling.desk import Desk, describe, title
 from fastobs.profiling.stacks import Sample, Stacks, Tree
-from fastobs.profiling.store import Meta, Store
+from fastobs.profiling.store import Keeper, Meta
 
 from .chains import View
 from .watch import Hold, Ward
@@ -89,7 +89,7 @@ class Tail:
         meters: Meters,
         *,
         opened: Mapping[Exchange, None],
-        store: Store,
+        store: Keeper,
         errand: CodeType | None = None,
         service: Callable[[], str] = str,
         clock: Callable[[], float] = time.perf_counter,

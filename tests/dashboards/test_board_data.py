@@ -21,7 +21,7 @@ from alerts.pace import Pace
 from alerts.thresholds import THRESHOLDS
 from dashboards.boards import boards
 from dashboards.expressions import Expression, expressions, plain
-from examples.running import load
+from examples.running import under_load
 from tests import parts
 from tests.parts.programs import MissingPart
 
@@ -102,15 +102,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Half a minute of load."""
     with _watched(tmp_path_factory.mktemp("busy")) as (shop, watching):
         began = time.time()
-        subprocess.run(
-            load(shop.url, users=10, seconds=SECONDS),
-            cwd=ROOT,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=SECONDS + 60,
-        )
+        under_load(shop.url, users=10, seconds=SECONDS)
         yield Watched(shop=shop, by=watching, began=began, ended=time.time())
 
 

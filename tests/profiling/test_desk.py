@@ -22,33 +22,7 @@ from fastobs.profiling.desk import Desk, describe, title
 from fastobs.profiling.stacks import Stacks, Tree
 from fastobs.profiling.store import Meta, NotPrivate
 from tests.driving import scope, values
-
-
-class Shelf:
-    """A store that keeps what it is given, or refuses it; as soon as it may."""
-
-    def __init__(self, refusal: Exception | None = None) -> None:
-        self.kept: list[tuple[Meta, Stacks]] = []
-        self.threads: set[int] = set()
-        self.open = threading.Event()
-        self.open.set()
-        self.refusal = refusal
-
-    def put(self, meta: Meta, stacks: bytes) -> None:
-        self.open.wait()
-        self.threads.add(threading.get_ident())
-        if self.refusal is not None:
-            raise self.refusal
-        self.kept.append((meta, Stacks.decode(stacks)))
-
-    def get(self, profile: str) -> tuple[Meta, bytes] | None:
-        raise NotImplementedError
-
-    def list(self) -> list[Meta]:
-        raise NotImplementedError
-
-    def delete(self, profile: str) -> None:
-        raise NotImplementedError
+from tests.profiling.shelf import Shelf
 
 
 def desk(meters: Meters, shelf: Shelf) -> Desk:

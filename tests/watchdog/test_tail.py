@@ -24,12 +24,13 @@ from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.config import Profiles, Slow
 from fastobs.profiling.stacks import Stacks
-from fastobs.profiling.store import Folder, Meta, Store
+from fastobs.profiling.store import Folder, Keeper, Meta
 from fastobs.watchdog import tail, watchdog_of
 from fastobs.watchdog.tail import TELLING, Capture
 from tests.driving import Clock, call, scope, values
 from tests.parts import eventually
 from tests.probes.waiting import until
+from tests.profiling.shelf import Shelf
 
 from .rig import beaten, each_loop, run
 
@@ -566,7 +567,7 @@ def test_a_folder_that_is_not_private_is_told_once_and_not_tried_again(
 class Alone:
     """A tail without an app, a loop or a thread: time and what is open are given."""
 
-    def __init__(self, meters: Meters, store: Store, **settings: Any) -> None:
+    def __init__(self, meters: Meters, store: Keeper, **settings: Any) -> None:
         self.meters = meters
         self.clock = Clock()
         self.opened: dict[Exchange, None] = {}
@@ -605,28 +606,6 @@ class Alone:
         exchange.closed = True
         del self.opened[exchange]
         self.tail.finish(exchange)
-
-
-class Shelf:
-    """A store that keeps what it is given, or refuses it."""
-
-    def __init__(self, refusal: Exception | None = None) -> None:
-        self.kept: list[tuple[Meta, Stacks]] = []
-        self.refusal = refusal
-
-    def put(self, meta: Meta, stacks: bytes) -> None:
-        if self.refusal is not None:
-            raise self.refusal
-        self.kept.append((meta, Stacks.decode(stacks)))
-
-    def get(self, profile: str) -> tuple[Meta, bytes] | None:
-        raise NotImplementedError
-
-    def list(self) -> list[Meta]:
-        raise NotImplementedError
-
-    def delete(self, profile: str) -> None:
-        raise NotImplementedError
 
 
 @pytest.fixture
