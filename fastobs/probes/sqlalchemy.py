@@ -6,6 +6,7 @@ detached, invalidated or reconnected in vain moves a plain counter for ever, but
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["SQLAlchemy", "probe"]
+
+logger = logging.getLogger("fastobs")
 
 COMPONENT = "probes.sqlalchemy"
 
@@ -171,6 +174,7 @@ class SQLAlchemy(Probe):
         self._out: dict[int, Checkout] = {}
         self._lock = threading.RLock()
         self._held_after: float | None = None
+        self._missing: list[str] = []
         self._asker: Asker | None = None
 
     @property
@@ -194,7 +198,8 @@ class SQLAlchemy(Probe):
             self._listen(target, name, listener)
         # SQLAlchemy's own events around a statement take 5 us, whatever their listeners do, and those of
         # a transaction's end come only before it. These private methods are around both; where a
-        # release does not have one, what goes through it is not timed.
+        # release does not have one, what goes through it is not timed, and status() says so.
+        self._missing = []
         for name, around in (
             ("_exec_single_context", self._around_execution),
             ("_exec_insertmany_context", self._around_execution),
@@ -204,6 +209,10 @@ class SQLAlchemy(Probe):
         ):
             if name in vars(Connection):
                 self._hooks.wrap(Connection, name, around)
+            else:
+                self._missing.append(name)
+        if self._missing:
+            logger.warning("fastobs: SQLAlchemy: %s", self._untimed())
 
     def detach(self) -> None:
         self._hooks.undo()
@@ -254,6 +263,14 @@ class SQLAlchemy(Probe):
                 most = _sizes(pool).get(catalogue.POOL_MAX)
                 size = f"at most {most:g} connections" if most is not None else "no limit known"
                 yield account.name or account.wanted, f"SQLAlchemy {type(pool).__name__}, {size}"
+
+    def unwatchable(self) -> Iterator[tuple[str, str]]:
+        if self._missing:
+            yield "sqlalchemy", self._untimed()
+
+    def _untimed(self) -> str:
+        without = ", ".join(self._missing)
+        return f"this release has no {without}; what goes through it is not timed. Update fastobs."
 
     def _listen(self, target: Any, name: str, listener: Any, **options: Any) -> None:
         event.listen(target, name, listener, **options)

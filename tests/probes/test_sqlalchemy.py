@@ -755,6 +755,23 @@ def test_a_connection_without_listeners_is_the_apps_all_the_same(engine, probes,
     assert read(catalogue.DB_DURATION)["sqlite", "SELECT", ""] == 1
 
 
+def test_a_release_that_lacks_a_private_function_is_said_to(
+    engine, probes, read, monkeypatch, caplog
+):
+    """The rest is timed; there is one warning, and a line in status()."""
+    probes.detach()
+    monkeypatch.delattr(Connection, "_exec_insertmany_context")
+    probes.attach(load(None, {}))
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+
+    (warning,) = [each.message for each in caplog.records if each.name == "fastobs"]
+    said = "this release has no _exec_insertmany_context; what goes through it is not timed"
+    assert said in warning
+    assert f"sqlalchemy: {said}" in probes.status()
+    assert read(catalogue.DB_DURATION)["sqlite", "SELECT", ""] == 1
+
+
 @pytest.mark.usefixtures("contained_errors")
 @pytest.mark.parametrize("name", ["_exec_single_context", "_commit_impl"])
 def test_what_a_newer_release_hands_on_besides_is_handed_on(probes, monkeypatch, name):
