@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastobs.cells import Meters
 from fastobs.cells.meters import Gauge, Histogram
 from fastobs.config import load
 from fastobs.probes import Probes
+from tests.driving import Clock
 
 
 @pytest.fixture
@@ -31,6 +33,17 @@ def attach(shared: Process) -> Iterator[Callable[..., Probes]]:
 def probes(attach: Callable[..., Probes]) -> Probes:
     """Attached probes."""
     return attach()
+
+
+@pytest.fixture
+def clock(probes: Probes, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time for all of fastobs, which passes when the test says so: with it a busy machine changes
+    nothing about how long something took."""
+    clock = Clock()
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "fastobs" and "perf_counter" in vars(module):
+            monkeypatch.setattr(module, "perf_counter", clock)
+    return clock
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
-import httpx
 import pytest
 from asyncpg.connection import Connection  # type: ignore[import-untyped]
 from asyncpg.pool import (  # type: ignore[import-untyped]
@@ -18,7 +17,6 @@ from asyncpg.pool import (  # type: ignore[import-untyped]
     PoolConnectionHolder,
 )
 from asyncpg.prepared_stmt import PreparedStatement  # type: ignore[import-untyped]
-from fastapi import FastAPI
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -29,6 +27,9 @@ from fastobs.config import Pools as PoolSettings
 from fastobs.probes import _pools
 from fastobs.probes import asyncpg as adapter
 from fastobs.probes._pools import Account, Pools
+from tests.driving import Clock
+from tests.probes.turns import STEP, Turns, take_turns
+from tests.probes.upstream import going_on, request
 from tests.probes.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -57,34 +58,24 @@ async def soon(condition: Callable[[], object]) -> None:
 
 
 async def test_three_queries_through_one_connection_wait_for_each_other(
-    database_url: str, observed: Any, meters: Meters, read: Read
+    database_url: str, clock: Clock, meters: Meters, read: Read
 ) -> None:
     """The waits are those of the two that came too late; the connection is opened once."""
+    turns = Turns()
     async with pool_of(database_url) as pool:
         watch(pool, name="small")
-        app = FastAPI()
 
-        @app.get("/")
         async def query() -> None:
-            async with pool.acquire() as connection:
-                await connection.execute(SLEEP)
+            async with pool.acquire():
+                await turns.keep_async()
 
-        observed(app)
-        await pool.expire_connections()
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            await http.get("/")
-            first = total(meters, catalogue.POOL_WAIT)
-            used = total(meters, catalogue.POOL_USE)
-            await asyncio.gather(*(http.get("/") for _ in range(3)))
-        waited = total(meters, catalogue.POOL_WAIT)
-        used = total(meters, catalogue.POOL_USE) - used
-        parts = {row.values[1]: row.cells[row.at] for row in meters.rows(catalogue.HTTP_PART)}
+        exchanges = await take_turns(query, turns=turns, clock=clock, read=read)
+        waited = [exchange.parts.get("pool_wait", 0.0) for exchange in exchanges]
 
-        assert first < total(meters, catalogue.POOL_CREATE)
-        assert 0.7 < (waited - first) / used < 1.6
-        assert 0.99 < parts["pool_wait"] / waited < 1.01
-        assert read(catalogue.POOL_WAIT) == {("small",): 4}
+        assert waited == pytest.approx([0, STEP, 2 * STEP])
+        assert total(meters, catalogue.POOL_WAIT) == pytest.approx(sum(waited))
+        assert total(meters, catalogue.POOL_USE) == pytest.approx(3 * STEP)
+        assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_USE) == {("small",): 3}
         assert read(catalogue.POOL_CREATE) == {("small",): 1}
         assert read(catalogue.POOL_PENDING) == {("small",): 0}
         assert read(catalogue.POOL_MAX) == {("small",): 1}
@@ -97,15 +88,14 @@ async def test_one_gives_up_and_one_is_cancelled(
     async with pool_of(database_url) as pool:
         watch(pool, name="small")
         async with pool.acquire():
-            late = asyncio.create_task(pool._acquire(0.1))
             cancelled = asyncio.create_task(pool._acquire(None))
-            await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 2)
+            await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 1)
+            with pytest.raises(TimeoutError):
+                await pool._acquire(0.01)
+            pending = read(catalogue.POOL_PENDING)
             cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
-            pending = read(catalogue.POOL_PENDING)
-            with pytest.raises(TimeoutError):
-                await late
             during = read(catalogue.POOL_COUNT)
 
         assert pending == {("small",): 1}
@@ -336,26 +326,21 @@ async def test_a_statement_that_fails_is_told_with_its_error(
 
 
 async def test_a_statement_is_the_databases_part_of_a_request(
-    database_url: str, observed: Any, meters: Meters, read: Read
+    database_url: str, clock: Clock, meters: Meters, read: Read
 ) -> None:
     """Waiting for a connection is not."""
-    app = FastAPI()
-    observed(app)
     async with pool_of(database_url) as pool:
+        with request("/") as exchange:
+            async with pool.acquire() as connection:
+                statement = asyncio.create_task(connection.execute("SELECT 1"))
+                await soon(lambda: going_on(exchange) == ["db"])
+                clock.now += STEP
+                await statement
+                clock.now += STEP
 
-        @app.get("/")
-        async def query() -> None:
-            await pool.execute(SLEEP)
-
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-            await http.get("/")
-    parts = {row.values[1]: row.cells[row.at] for row in meters.rows(catalogue.HTTP_PART)}
-
-    took = total(meters, catalogue.DB_DURATION)
-    assert 0.1 < took <= parts["db"] * 1.01
-    assert parts["db"] < total(meters, catalogue.POOL_USE) * 1.01
-    assert read(catalogue.DB_DURATION) == {("postgresql", "SELECT", ""): 1}
+    assert exchange.parts == pytest.approx({"db": STEP})
+    assert total(meters, catalogue.DB_DURATION) == pytest.approx(STEP)
+    assert read(catalogue.DB_DURATION)["postgresql", "SELECT", ""] == 1
 
 
 @pytest.mark.parametrize("first", ["direct", "engine"])

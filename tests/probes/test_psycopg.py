@@ -6,24 +6,28 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
-from fastapi import FastAPI
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
+from starlette.concurrency import run_in_threadpool
 
 from fastobs import catalogue
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.config import Pools
+from tests.driving import Clock
+from tests.probes.upstream import request
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
 Read = Callable[..., dict[tuple[str, ...], float]]
-SLEEP = "SELECT pg_sleep(0.1)"
+NOTICE = "DO $$ BEGIN RAISE NOTICE 'by now'; END $$"
+"""A statement that has the client told something while it runs."""
+SLEEP = "DO $$ BEGIN RAISE NOTICE 'by now'; PERFORM pg_sleep(60); END $$"
+"""The same, that goes on until it is cancelled."""
 NOTHING_ASKED = Pools(server_limits=None)
 """Statements of ours would be counted, too."""
 ONE_SELECT = {("postgresql", "SELECT", ""): 1}
@@ -112,15 +116,17 @@ async def test_a_statement_that_fails_is_told_with_its_error(
     ):
         connection.execute("SELECT * FROM nothing")
     async with await psycopg.AsyncConnection.connect(database_url) as other:
-        sleeping = asyncio.create_task(other.execute("SELECT pg_sleep(60)"))
-        await asyncio.sleep(0)
+        begun = asyncio.Event()
+        other.add_notice_handler(lambda _: begun.set())
+        sleeping = asyncio.create_task(other.execute(SLEEP))
+        await begun.wait()
         sleeping.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sleeping
 
     assert read(catalogue.DB_DURATION) == {
         ("postgresql", "SELECT", "psycopg.errors.UndefinedTable"): 1,
-        ("postgresql", "SELECT", "asyncio.exceptions.CancelledError"): 1,
+        ("postgresql", "_OTHER", "asyncio.exceptions.CancelledError"): 1,
     }
 
 
@@ -157,32 +163,30 @@ async def test_a_pools_own_statements_are_not_the_apps(
 
 
 async def test_a_statement_is_the_databases_part_of_a_request(
-    database_url: str, observed: Any, meters: Meters, read: Read
+    database_url: str, clock: Clock, meters: Meters
 ) -> None:
-    """Of ``async def`` and of ``def`` endpoints."""
-    app = FastAPI()
-    observed(app)
+    """As long as the server takes, of ``async def`` and of ``def`` endpoints."""
 
-    @app.get("/async")
-    async def query() -> None:
+    def noticed(_: Any) -> None:
+        clock.now += 0.25
+
+    with request("/async") as of_loop:
         async with await psycopg.AsyncConnection.connect(database_url) as connection:
-            await connection.execute(SLEEP)
+            connection.add_notice_handler(noticed)
+            await connection.execute(NOTICE)
+            clock.now += 1
 
-    @app.get("/sync")
     def query_in_thread() -> None:
         with psycopg.connect(database_url) as connection:
-            connection.execute(SLEEP)
+            connection.add_notice_handler(noticed)
+            connection.execute(NOTICE)
+            clock.now += 1
 
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        await http.get("/async")
-        await http.get("/sync")
-    rows = meters.rows(catalogue.HTTP_PART)
-    parts = {row.values[0]: row.cells[row.at] for row in rows if row.values[1] == "db"}
+    with request("/sync") as of_thread:
+        await run_in_threadpool(query_in_thread)
 
-    assert parts.keys() == {"/async", "/sync"}
-    assert min(parts.values()) > 0.1
-    assert 0.99 < sum(parts.values()) / total(meters, catalogue.DB_DURATION) < 1.01
+    assert of_loop.parts["db"] == of_thread.parts["db"] == 0.25
+    assert total(meters, catalogue.DB_DURATION) == 0.5
 
 
 @pytest.mark.parametrize("first", ["direct", "engine"])

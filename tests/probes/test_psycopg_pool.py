@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 from fastapi import FastAPI
@@ -31,7 +30,8 @@ from fastobs.cells.meters import Histogram
 from fastobs.probes import _pools
 from fastobs.probes import psycopg_pool as adapter
 from fastobs.probes._pools import Account, Pools
-from tests.driving import scope
+from tests.driving import Clock, scope
+from tests.probes.turns import STEP, Turns, take_turns
 from tests.probes.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -87,60 +87,51 @@ async def soon(condition: Callable[[], object]) -> None:
         await until(condition)
 
 
-async def check_waits(app: FastAPI, meters: Meters, read: Read) -> None:
-    """Of three at once, the second waits for the first and the third for both."""
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        await http.get("/")
-        first = total(meters, catalogue.POOL_WAIT)
-        used = total(meters, catalogue.POOL_USE)
-        await asyncio.gather(*(http.get("/") for _ in range(3)))
-    waited = total(meters, catalogue.POOL_WAIT)
-    used = total(meters, catalogue.POOL_USE) - used
-    parts = {row.values[1]: row.cells[row.at] for row in meters.rows(catalogue.HTTP_PART)}
+def check_waits(exchanges: list[Exchange], meters: Meters, read: Read) -> None:
+    """The second waited for the first and the third for both."""
+    waited = [exchange.parts.get("pool_wait", 0.0) for exchange in exchanges]
 
-    assert first < 0.05
-    assert used > 0.3
-    assert 0.7 < (waited - first) / used < 1.6
-    assert 0.99 < parts["pool_wait"] / waited < 1.01
-    assert read(catalogue.POOL_WAIT) == {("small",): 4}
+    assert waited == pytest.approx([0, STEP, 2 * STEP])
+    assert total(meters, catalogue.POOL_WAIT) == pytest.approx(sum(waited))
+    assert total(meters, catalogue.POOL_USE) == pytest.approx(3 * STEP)
+    assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_USE) == {("small",): 3}
     assert read(catalogue.POOL_CREATE) == {("small",): 1}
     assert read(catalogue.POOL_PENDING) == {("small",): 0}
     assert read(catalogue.POOL_MAX) == {("small",): 1}
 
 
 async def test_three_queries_through_one_connection_wait_for_each_other(
-    database_url: str, observed: Any, meters: Meters, read: Read
+    database_url: str, clock: Clock, meters: Meters, read: Read
 ) -> None:
     """The waits are those of the two that came too late; the connection is opened once."""
-    app = FastAPI()
-    observed(app)
+    turns = Turns()
     async with async_pool_of(database_url) as pool:
 
-        @app.get("/")
         async def query() -> None:
-            async with pool.connection() as connection:
-                await connection.execute(SLEEP)
+            async with pool.connection():
+                await turns.keep_async()
 
-        await check_waits(app, meters, read)
+        exchanges = await take_turns(query, turns=turns, clock=clock, read=read)
+
+        check_waits(exchanges, meters, read)
 
 
 async def test_three_queries_of_def_endpoints_wait_for_each_other(
-    database_url: str, observed: Any, meters: Meters, read: Read
+    database_url: str, clock: Clock, meters: Meters, read: Read
 ) -> None:
     """The same from threads."""
-    app = FastAPI()
-    observed(app)
-    pool = sized(ConnectionPool, database_url)
-    await run_in_threadpool(pool.open, wait=True)
+    turns = Turns()
+    with pool_of(database_url) as pool:
 
-    @app.get("/")
-    def query() -> None:
-        with pool.connection() as connection:
-            connection.execute(SLEEP)
+        def query() -> None:
+            with pool.connection():
+                turns.keep()
 
-    await check_waits(app, meters, read)
-    await run_in_threadpool(pool.close)
+        exchanges = await take_turns(
+            lambda: run_in_threadpool(query), turns=turns, clock=clock, read=read
+        )
+
+        check_waits(exchanges, meters, read)
 
 
 async def test_one_gives_up_and_one_is_cancelled(
@@ -149,15 +140,14 @@ async def test_one_gives_up_and_one_is_cancelled(
     """An exhausted pool: one timeout is counted, and nobody is pending or served in the end."""
     async with async_pool_of(database_url) as pool:
         async with pool.connection():
-            late = asyncio.create_task(pool.getconn(timeout=0.1))
             cancelled = asyncio.create_task(pool.getconn())
-            await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 2)
+            await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 1)
+            with pytest.raises(PoolTimeout):
+                await pool.getconn(timeout=0.01)
+            pending = read(catalogue.POOL_PENDING)
             cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
-            pending = read(catalogue.POOL_PENDING)
-            with pytest.raises(PoolTimeout):
-                await late
             during = read(catalogue.POOL_COUNT)
 
         assert pending == {("small",): 1}
@@ -180,7 +170,7 @@ def test_a_thread_gives_up(database_url: str, probes: Any, read: Read) -> None:
 
 
 def test_opening_a_connection_is_not_waiting(
-    database_url: str, probes: Any, meters: Meters, read: Read
+    database_url: str, clock: Clock, meters: Meters, read: Read
 ) -> None:
     """A worker opens what a caller waits for: that is its creation, however long it takes."""
     begun, go_on = threading.Event(), threading.Event()
@@ -196,19 +186,26 @@ def test_opening_a_connection_is_not_waiting(
         seen = read(catalogue.POOL_PENDING)
         while not seen.get(("small",)) and caller.is_alive():
             seen = read(catalogue.POOL_PENDING)
+        clock.now += STEP
         go_on.set()
         caller.join(10)
 
         assert seen == {("small",): 1}
-        assert total(meters, catalogue.POOL_WAIT) < total(meters, catalogue.POOL_CREATE)
+        assert total(meters, catalogue.POOL_WAIT) == 0
+        assert total(meters, catalogue.POOL_CREATE) == pytest.approx(STEP)
         assert read(catalogue.POOL_CREATE) == {("small",): 1}
 
 
 def test_a_null_pool_opens_while_it_is_asked(
-    database_url: str, probes: Any, meters: Meters, read: Read
+    database_url: str, probes: Any, clock: Clock, meters: Meters, read: Read
 ) -> None:
     """Every checkout is a creation and the database's time; nothing is ever idle."""
-    with pool_of(database_url, NullConnectionPool, max_size=0) as pool, request("/") as exchange:
+
+    def configure(_: Any) -> None:
+        clock.now += STEP
+
+    options = {"max_size": 0, "configure": configure}
+    with pool_of(database_url, NullConnectionPool, **options) as pool, request("/") as exchange:
         for _ in range(2):
             with pool.connection():
                 during = read(catalogue.POOL_COUNT)
@@ -217,8 +214,9 @@ def test_a_null_pool_opens_while_it_is_asked(
         assert read(catalogue.POOL_MAX) == {}
         assert read(catalogue.POOL_CREATE) == {("small",): 2}
         assert read(catalogue.POOL_WAIT) == {("small",): 2}
-        assert total(meters, catalogue.POOL_WAIT) < total(meters, catalogue.POOL_CREATE)
-        assert exchange.parts["db"] > exchange.parts["pool_wait"]
+        assert total(meters, catalogue.POOL_WAIT) == 0
+        assert total(meters, catalogue.POOL_CREATE) == pytest.approx(2 * STEP)
+        assert exchange.parts["db"] == pytest.approx(2 * STEP)
         assert "small: psycopg NullConnectionPool, no limit" in probes.status()
 
 

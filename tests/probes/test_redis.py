@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import httpx
 import pytest
 import redis
 from fastapi import FastAPI
@@ -33,7 +32,8 @@ from fastobs.cells.meters import Histogram
 from fastobs.probes import _pools
 from fastobs.probes import redis as adapter
 from fastobs.probes._replies import OBSERVERS
-from tests.driving import scope
+from tests.driving import Clock, scope
+from tests.probes.turns import STEP, take_turns
 from tests.probes.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -92,8 +92,9 @@ def told() -> Iterator[list[Any]]:
     OBSERVERS.remove(observer)
 
 
-def total(meters: Meters, metric: catalogue.Metric) -> float:
-    return sum(row.sum for row in meters.rows(metric) if isinstance(row, Histogram))
+def total(meters: Meters, metric: catalogue.Metric, label: str) -> float:
+    rows = [row for row in meters.rows(metric) if label in row.values]
+    return sum(row.sum for row in rows if isinstance(row, Histogram))
 
 
 async def soon(condition: Callable[[], object]) -> None:
@@ -101,82 +102,80 @@ async def soon(condition: Callable[[], object]) -> None:
         await until(condition)
 
 
-async def check_waits(app: FastAPI, meters: Meters, read: Read) -> None:
-    """Of three at once, the second waits for the first and the third for both."""
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        await http.get("/")
-        first = total(meters, catalogue.POOL_WAIT)
-        used = total(meters, catalogue.POOL_USE)
-        # After thousands of tests a collection takes as long as a command, and is in all of them.
-        gc.disable()
-        try:
-            await asyncio.gather(*(http.get("/") for _ in range(3)))
-        finally:
-            gc.enable()
-    waited = total(meters, catalogue.POOL_WAIT)
-    used_since = total(meters, catalogue.POOL_USE) - used
-    operations = total(meters, catalogue.DB_DURATION)
-    created = total(meters, catalogue.POOL_CREATE)
-    parts = {row.values[1]: row.cells[row.at] for row in meters.rows(catalogue.HTTP_PART)}
+class Served:
+    """Three commands that have the connection until the server has something for them."""
 
-    assert read(catalogue.DB_DURATION) == {("redis", "BLPOP", ""): 4}
-    assert first < 0.05
-    assert used_since > 0.3
-    assert 0.7 < (waited - first) / used_since < 1.6
-    assert 0.7 < (operations - created) / (used + used_since) < 1.6
-    assert 0.99 < parts["pool_wait"] / waited < 1.01
-    assert 0.7 < parts["cache"] / operations < 1.6
-    assert read(catalogue.POOL_WAIT) == {("small",): 4}
-    assert read(catalogue.POOL_CREATE) == {("small",): 1}
-    assert read(catalogue.POOL_PENDING) == {("small",): 0}
-    assert read(catalogue.POOL_MAX) == {("small",): 1}
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._given = 0
+
+    def go_on(self) -> None:
+        self._client.rpush("queue", "something")
+        self._given += 1
+
+    def has(self, number: int) -> bool:
+        blocked = self._client.info("clients")["blocked_clients"]
+        return self._given == number - 1 and blocked == 1
+
+
+def check_waits(exchanges: list[Exchange], meters: Meters, read: Read) -> None:
+    """The second waited for the first and the third for both; that is none of the commands' time."""
+    waited = [exchange.parts.get("pool_wait", 0.0) for exchange in exchanges]
+
+    assert waited == pytest.approx([0, STEP, 2 * STEP])
+    assert [exchange.parts["cache"] for exchange in exchanges] == pytest.approx([STEP] * 3)
+    assert total(meters, catalogue.POOL_WAIT, "small") == pytest.approx(sum(waited))
+    assert total(meters, catalogue.POOL_USE, "small") == pytest.approx(3 * STEP)
+    assert total(meters, catalogue.DB_DURATION, "BLPOP") == pytest.approx(3 * STEP)
+    assert read(catalogue.DB_DURATION)["redis", "BLPOP", ""] == 3
+    assert read(catalogue.POOL_WAIT)["small",] == 3
+    assert read(catalogue.POOL_CREATE)["small",] == 1
+    assert read(catalogue.POOL_PENDING)["small",] == 0
+    assert read(catalogue.POOL_MAX)["small",] == 1
 
 
 async def test_three_commands_through_one_connection_wait_for_each_other(
-    redis_url: str, observed: Any, meters: Meters, read: Read
+    redis_url: str, clock: Clock, meters: Meters, read: Read
 ) -> None:
-    """The waits are those of the two that came too late, and are none of the commands' time."""
-    app = FastAPI()
-    observed(app)
+    """The connection is opened once; the waits are those of the two that came too late."""
     async with async_client_of(redis_url) as client:
+        with client_of(redis_url, client_name="other") as other:
+            exchanges = await take_turns(
+                lambda: client.blpop(["queue"]), turns=Served(other), clock=clock, read=read
+            )
 
-        @app.get("/")
-        async def query() -> None:
-            await client.blpop(["nothing"], timeout=0.1)
-
-        await check_waits(app, meters, read)
+        check_waits(exchanges, meters, read)
 
 
 async def test_three_commands_of_def_endpoints_wait_for_each_other(
-    redis_url: str, observed: Any, meters: Meters, read: Read
+    redis_url: str, clock: Clock, meters: Meters, read: Read
 ) -> None:
     """The same from threads."""
-    app = FastAPI()
-    observed(app)
-    with client_of(redis_url) as client:
+    with client_of(redis_url) as client, client_of(redis_url, client_name="other") as other:
+        exchanges = await take_turns(
+            lambda: run_in_threadpool(client.blpop, ["queue"]),
+            turns=Served(other),
+            clock=clock,
+            read=read,
+        )
 
-        @app.get("/")
-        def query() -> None:
-            client.blpop(["nothing"], timeout=0.1)
-
-        await check_waits(app, meters, read)
+        check_waits(exchanges, meters, read)
 
 
 async def test_one_gives_up_and_one_is_cancelled(redis_url: str, probes: Any, read: Read) -> None:
     """An exhausted pool: one timeout is counted, and nobody is pending or served in the end."""
-    async with async_client_of(redis_url, timeout=0.1) as client:
+    async with async_client_of(redis_url) as client:
         pool = client.connection_pool
         held = await pool.get_connection(*ASKED)
-        late = asyncio.create_task(pool.get_connection(*ASKED))
         cancelled = asyncio.create_task(pool.get_connection(*ASKED))
-        await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 2)
+        await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 1)
+        pool.timeout = 0.01
+        with pytest.raises(redis.ConnectionError):
+            await pool.get_connection(*ASKED)
+        pending = read(catalogue.POOL_PENDING)
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        pending = read(catalogue.POOL_PENDING)
-        with pytest.raises(redis.ConnectionError):
-            await late
         during = read(catalogue.POOL_COUNT)
         await pool.release(held)
 
