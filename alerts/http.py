@@ -6,7 +6,7 @@ from fastobs.catalogue import BUILD_INFO, HTTP_DURATION, METHOD, ROUTE
 from fastobs.promql import gauge, present, quantile, rate, total
 
 from . import slo
-from .kit import Alert, Group, Record, Severity, bound, percent
+from .kit import ROUTE_NAME, Alert, Group, Record, Severity, bound, percent
 from .thresholds import THRESHOLDS, Thresholds
 
 __all__ = ["P50", "P99", "REQUESTS_BY_ROUTE", "ROUTE_P99", "groups"]
@@ -72,7 +72,8 @@ def _budgets(limits: Thresholds) -> tuple[Alert, ...]:
             lasts="1h",
             summary="{{ $labels.job }} has spent its {{ $labels.slo }} budget of 30 days.",
             description=(
-                "More requests broke the promise in the last 30 days than the objective allows. "
+                "{{ $value | humanizePercentage }} of it is left: more requests broke the promise in the "
+                "last 30 days than the objective allows. "
                 "Prefer repairs to features until the budget is positive again."
             ),
             dashboard=SLO_BOARD,
@@ -166,7 +167,7 @@ def _route_latency(limits: Thresholds) -> Alert:
         severity="warning",
         expr=bound(f"{ROUTE_P99} > {limits.route_p99:g}", f"on ({', '.join(BY_ROUTE)}) {busy}"),
         lasts="15m",
-        summary="{{ $labels.http_route }} of {{ $labels.job }} has a slow tail.",
+        summary=f"{ROUTE_NAME} of {{{{ $labels.job }}}} has a slow tail.",
         description=(
             "One request in a hundred takes {{ $value | humanizeDuration }} or more. "
             "The route board shows which part of the request it is."

@@ -8,8 +8,13 @@ from typing import Any, Literal
 
 import yaml
 
+from fastobs.catalogue import ROUTE
+
+from .links import board_url, runbook_url
+
 __all__ = [
     "HEADER",
+    "ROUTE_NAME",
     "Alert",
     "Group",
     "Record",
@@ -17,14 +22,14 @@ __all__ = [
     "bound",
     "percent",
     "render",
-    "runbook_url",
     "to_dict",
 ]
 
 Severity = Literal["critical", "warning", "none"]
 """critical: wake somebody. warning: a ticket. none: for machines."""
 
-RUNBOOKS = "https://github.com/fastobs/fastobs/blob/main/docs/runbooks"
+ROUTE_NAME = f'{{{{ or $labels.{ROUTE} "(no route)" }}}}'
+"""A route in a text: what no route matched, or happened outside of requests, has an empty one."""
 LONG = 80
 HEADER = "# Written by `python -m alerts` from alerts/*.py; edits here are overwritten.\n"
 
@@ -58,7 +63,7 @@ class Alert:
     Attributes:
         name: Subject and fault; also the heading in the family's runbook.
         expr: Fires for every series of its result.
-        lasts: How long the expression must hold; empty for at once.
+        lasts: How long the expression must hold.
         keep: How long the alert stays after the expression has stopped; empty for not at all.
         summary: One line, for the pager.
         description: What it means and what to look at first.
@@ -69,7 +74,7 @@ class Alert:
     name: str
     severity: Severity
     expr: str
-    lasts: str = ""
+    lasts: str = "0s"
     keep: str = ""
     summary: str
     description: str
@@ -86,11 +91,6 @@ class Group:
 
     name: str
     rules: tuple[Record | Alert, ...]
-
-
-def runbook_url(family: str, alert: str) -> str:
-    """Where the runbook explains an alert: a heading in the family's file."""
-    return f"{RUNBOOKS}/{family}.md#{alert.lower()}"
 
 
 def bound(left: str, *conditions: str) -> str:
@@ -133,7 +133,7 @@ def _alert(family: str, rule: Alert) -> dict[str, Any]:
             "summary": rule.summary,
             "description": rule.description,
             "runbook_url": runbook_url(family, rule.name),
-            "dashboard_uid": rule.dashboard,
+            "dashboard_url": board_url(rule.dashboard, rule.summary + rule.description),
         },
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastobs.catalogue import HTTP_DURATION, LIMIT_DECISIONS, LIMIT_REJECTED, STATUS
 from fastobs.promql import increase, or_zero, rate, ratio, total
 
-from .kit import Alert, Group, Record, bound
+from .kit import ROUTE_NAME, Alert, Group, Record, bound
 from .thresholds import THRESHOLDS, Thresholds
 
 __all__ = ["LIMITED", "groups"]
@@ -72,10 +72,9 @@ def _upstream() -> Alert:
         severity="warning",
         expr=f"{total(refused, by=['job', 'http_route'])} > 0",
         lasts="10m",
-        summary="Another service turns {{ $labels.job }} away.",
+        summary=f"Another service turns {ROUTE_NAME} of {{{{ $labels.job }}}} away.",
         description=(
-            "{{ $value | humanize }} calls made for {{ $labels.http_route }} were answered with "
-            "429 within five minutes."
+            "{{ $value | humanize }} calls made for it were answered with 429 within five minutes."
         ),
         dashboard=BOARD,
     )

@@ -14,6 +14,7 @@ SPAN = re.compile(r"(?P<before>\[|\boffset )(?P<number>\d+)(?P<unit>[smhd])(?=\]
 """A window or an offset in an expression; names of records that contain one are left alone."""
 LENGTH = re.compile(r"(?<= \* )(?P<seconds>\d+)(?= >=|\))")
 """The seconds that a rate is multiplied with: how many events a window had, or what is to come."""
+NOW = "0s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,8 @@ class Pace:
         return tuple(replace(group, rules=tuple(map(self._rule, group.rules))) for group in groups)
 
     def span(self, text: str) -> str:
-        """``30m`` at this pace; nothing stays nothing."""
-        if not text:
+        """``30m`` at this pace; nothing stays nothing, and at once stays at once."""
+        if text in {"", NOW}:
             return text
         return f"{max(self.least, round(int(text[:-1]) * SECONDS[text[-1]] / self.faster))}s"
 

@@ -20,12 +20,13 @@ from fastobs.catalogue import (
 )
 from fastobs.promql import gauge, increase, largest, over, quantile, rate, total
 
-from .kit import Alert, Group, Record, Severity, bound
+from .kit import ROUTE_NAME, Alert, Group, Record, Severity, bound
 from .thresholds import THRESHOLDS, Thresholds
 
 __all__ = ["CLIENT_WAIT", "USE", "WAIT", "groups"]
 
 BOARD = "fastobs-pools"
+POOL_NAME = f"{{{{ $labels.{POOL} }}}}"
 USED = f'{POOL_STATE}="used"'
 BY_POOL = ("job", POOL)
 BY_WORKER = ("job", "instance", "worker", POOL)
@@ -74,7 +75,7 @@ def _use(limits: Thresholds) -> tuple[Alert, ...]:
             severity="warning",
             expr=f"{USE} > {limits.pool_use:g}",
             lasts="5m",
-            summary="Pool {{ $labels.db_client_connection_pool_name }} of {{ $labels.job }} is nearly full.",
+            summary=f"Pool {POOL_NAME} of {{{{ $labels.job }}}} is nearly full.",
             description=(
                 "{{ $value | humanizePercentage }} of the connections are in use on "
                 "{{ $labels.instance }}, worker {{ $labels.worker }}. Soon requests will wait."
@@ -86,9 +87,9 @@ def _use(limits: Thresholds) -> tuple[Alert, ...]:
             severity="critical",
             expr=bound(f"{USE} >= {limits.pool_full:g}", f"{waiting} > 0"),
             lasts="2m",
-            summary="Pool {{ $labels.db_client_connection_pool_name }} of {{ $labels.job }} is empty and requests wait.",
+            summary=f"Pool {POOL_NAME} of {{{{ $labels.job }}}} is empty and requests wait.",
             description=(
-                "Every connection is taken on {{ $labels.instance }}, worker "
+                "{{ $value | humanizePercentage }} of the connections are taken on {{ $labels.instance }}, worker "
                 "{{ $labels.worker }}, and callers have queued for a minute. The board names "
                 "the route that holds the oldest one."
             ),
@@ -104,11 +105,11 @@ def _waiting(limits: Thresholds) -> tuple[Alert, ...]:
             severity=severity,
             expr=f"{WAIT} > {line:g}",
             lasts=lasts,
-            summary=f"Requests of {{{{ $labels.job }}}} wait over {line * 1000:g} ms for a connection.",
+            summary=(
+                f"Requests of {{{{ $labels.job }}}} wait over {line * 1000:g} ms for pool {POOL_NAME}."
+            ),
             description=(
-                "One checkout in twenty of pool "
-                "{{ $labels.db_client_connection_pool_name }} waits "
-                "{{ $value | humanizeDuration }} or more. The time is in every request's pool_wait part."
+                "One checkout in twenty waits {{ $value | humanizeDuration }} or more. The time is in every request's pool_wait part."
             ),
             dashboard=BOARD,
         )
@@ -122,11 +123,10 @@ def _waiting(limits: Thresholds) -> tuple[Alert, ...]:
             expr=f"{total(increase(POOL_TIMEOUTS, window='5m'), by=BY_POOL)} > 0",
             lasts="1m",
             keep="10m",
-            summary="Requests of {{ $labels.job }} give up waiting for a connection.",
+            summary=f"Requests of {{{{ $labels.job }}}} give up waiting for pool {POOL_NAME}.",
             description=(
-                "{{ $value | humanize }} waits for pool "
-                "{{ $labels.db_client_connection_pool_name }} ended in a timeout within five "
-                "minutes; each is a failed request."
+                "{{ $value | humanize }} waits for it ended in a timeout within five minutes; each is a "
+                "failed request."
             ),
             dashboard=BOARD,
         ),
@@ -141,10 +141,9 @@ def _holders(limits: Thresholds) -> tuple[Alert, ...]:
             severity="warning",
             expr=f"{largest(gauge(POOL_OLDEST), by=by)} > {limits.pool_checkout_age:g}",
             lasts="1m",
-            summary="{{ $labels.http_route }} of {{ $labels.job }} does not give a connection back.",
+            summary=f"{ROUTE_NAME} of {{{{ $labels.job }}}} keeps a connection of pool {POOL_NAME}.",
             description=(
-                "A connection of pool {{ $labels.db_client_connection_pool_name }} has been "
-                "out for {{ $value | humanizeDuration }}."
+                "It has been out for {{ $value | humanizeDuration }}; a request rarely needs one for so long."
             ),
             dashboard=BOARD,
         ),
@@ -153,11 +152,10 @@ def _holders(limits: Thresholds) -> tuple[Alert, ...]:
             severity="warning",
             expr=f"{total(increase(POOL_LEAKED, window='15m'), by=by)} > 0",
             keep="1h",
-            summary="{{ $labels.http_route }} of {{ $labels.job }} leaks connections.",
+            summary=f"{ROUTE_NAME} of {{{{ $labels.job }}}} leaks connections of pool {POOL_NAME}.",
             description=(
-                "{{ $value | humanize }} connections of pool "
-                "{{ $labels.db_client_connection_pool_name }} were garbage collected instead of "
-                "given back within 15 minutes."
+                "{{ $value | humanize }} connections were garbage collected instead of given back within "
+                "15 minutes."
             ),
             dashboard=BOARD,
         ),
@@ -174,10 +172,10 @@ def _server(limits: Thresholds) -> tuple[Alert, ...]:
             severity="warning",
             expr=f"{opened}\n/ {limit} > {limits.server_connections:g}",
             lasts="10m",
-            summary="{{ $labels.job }} uses most of the database server's connections.",
+            summary=f"Pool {POOL_NAME} of {{{{ $labels.job }}}} has most of the database server's connections.",
             description=(
-                "{{ $value | humanizePercentage }} of the server's limit is open through pool "
-                "{{ $labels.db_client_connection_pool_name }}, over all instances and workers."
+                "{{ $value | humanizePercentage }} of the server's limit is open through it, over all "
+                "instances and workers."
             ),
             dashboard=BOARD,
         ),
@@ -186,11 +184,10 @@ def _server(limits: Thresholds) -> tuple[Alert, ...]:
             severity="warning",
             expr=f"{promised}\n/ {limit} > {limits.server_commitment:g}",
             lasts="30m",
-            summary="The pools of {{ $labels.job }} may open more connections than the server accepts.",
+            summary=f"Pool {POOL_NAME} of {{{{ $labels.job }}}} may open more connections than the server accepts.",
             description=(
                 "All workers together may open {{ $value | humanizePercentage }} of the server's "
-                "limit through pool {{ $labels.db_client_connection_pool_name }}. A spike will "
-                "end in refused connections."
+                "limit. A spike will end in refused connections."
             ),
             dashboard=BOARD,
         ),
@@ -206,7 +203,7 @@ def _repeated(limits: Thresholds) -> Alert:
         expr=f"{total(rate(DB_REPEATED, window='30m'), by=by)}\n"
         f"/ ({requests} > 0) > {limits.repeated_queries:g}",
         lasts="30m",
-        summary="{{ $labels.http_route }} of {{ $labels.job }} sends one query again and again.",
+        summary=f"{ROUTE_NAME} of {{{{ $labels.job }}}} sends one query again and again.",
         description=(
             "{{ $value | humanizePercentage }} of its requests repeat one statement (N+1). Each "
             "repetition costs a round trip; the slow-request log names the statement."
@@ -221,11 +218,10 @@ def _client(limits: Thresholds) -> Alert:
         severity="warning",
         expr=f"{CLIENT_WAIT} > {limits.client_wait:g}",
         lasts="10m",
-        summary="Outgoing requests of {{ $labels.job }} wait for a connection.",
+        summary="Outgoing requests of {{ $labels.job }} wait for client {{ $labels.client }}.",
         description=(
-            "One request in twenty of client {{ $labels.client }} waits "
-            "{{ $value | humanizeDuration }} or more before it is sent: our own connection limit, "
-            "not the other service, is slow."
+            "One request in twenty waits {{ $value | humanizeDuration }} or more before it is sent: "
+            "our own connection limit, not the other service, is slow."
         ),
         dashboard=BOARD,
     )

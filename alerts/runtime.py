@@ -26,6 +26,7 @@ __all__ = ["CPU", "LAG", "RSS", "groups"]
 BOARD = "fastobs-runtime"
 BY_INSTANCE = ("job", "instance")
 BY_WORKER = ("job", "instance", "worker")
+THIS_WORKER = "worker {{ $labels.worker }} of {{ $labels.job }} on {{ $labels.instance }}"
 
 LAG = Record(
     name="fastobs:event_loop_lag_seconds:p99_5m",
@@ -61,10 +62,10 @@ def _loop(limits: Thresholds) -> tuple[Alert, ...]:
             severity=severity,
             expr=f"{LAG} > {line:g}",
             lasts=lasts,
-            summary="Something blocks the event loop of {{ $labels.job }}.",
+            summary=f"Something blocks the event loop of {THIS_WORKER}.",
             description=(
-                "On {{ $labels.instance }}, worker {{ $labels.worker }}, the loop runs "
-                "{{ $value | humanizeDuration }} late (P99); every request there waits as long. "
+                "The loop runs {{ $value | humanizeDuration }} late (P99); every request of that worker "
+                "waits as long. "
                 "The board names the route, the log line the file and line."
             ),
             dashboard=BOARD,
@@ -85,10 +86,10 @@ def _threads(limits: Thresholds) -> Alert:
         severity="warning",
         expr=bound(f"{used}\n/ {most} >= {limits.threadpool_use:g}", f"{waiting} > 0"),
         lasts="5m",
-        summary="def endpoints of {{ $labels.job }} wait for a thread.",
+        summary=f"def endpoints of {THIS_WORKER} wait for a thread.",
         description=(
-            "{{ $value | humanizePercentage }} of the threads are taken on "
-            "{{ $labels.instance }}, worker {{ $labels.worker }}, and calls queue."
+            "{{ $value | humanizePercentage }} of its threads are taken, and calls queue. They are as "
+            "slow as the queue is long, whatever the endpoint does."
         ),
         dashboard=BOARD,
     )
@@ -100,10 +101,9 @@ def _gc(limits: Thresholds) -> Alert:
         severity="warning",
         expr=f"{total(rate(GC_PAUSE, window='5m', of='sum'), by=BY_WORKER)} > {limits.gc_pause:g}",
         lasts="15m",
-        summary="{{ $labels.job }} spends its time collecting garbage.",
+        summary=f"The garbage collector takes the time of {THIS_WORKER}.",
         description=(
-            "{{ $value | humanizePercentage }} of wall time of {{ $labels.instance }}, worker "
-            "{{ $labels.worker }}, are pauses of the garbage collector."
+            "{{ $value | humanizePercentage }} of wall time are its pauses; the loop stands still meanwhile."
         ),
         dashboard=BOARD,
     )
@@ -133,10 +133,9 @@ def _cpu(limits: Thresholds) -> tuple[Alert, ...]:
             severity="warning",
             expr=f"{cores} > {limits.worker_cpu:g}",
             lasts="10m",
-            summary="A worker of {{ $labels.job }} fills its core.",
+            summary=f"Its core is full: {THIS_WORKER}.",
             description=(
-                "Worker {{ $labels.worker }} of {{ $labels.instance }} uses "
-                "{{ $value | humanize }} cores; one Python process cannot use more than about "
+                "It uses {{ $value | humanize }} cores; one Python process cannot use more than about "
                 "one, whatever the limit is."
             ),
             dashboard=BOARD,
@@ -182,10 +181,10 @@ def _files(limits: Thresholds) -> Alert:
         severity="warning",
         expr=f"{gauge(PROCESS_FDS)} / {gauge(PROCESS_MAX_FDS)} > {limits.open_files:g}",
         lasts="10m",
-        summary="{{ $labels.instance }} of {{ $labels.job }} runs out of file descriptors.",
+        summary=f"File descriptors run out in {THIS_WORKER}.",
         description=(
-            "Worker {{ $labels.worker }} uses {{ $value | humanizePercentage }} of them; without "
-            "any it can neither accept nor open connections."
+            "{{ $value | humanizePercentage }} of them are used; without any the worker can neither "
+            "accept nor open connections."
         ),
         dashboard=BOARD,
     )
@@ -198,10 +197,9 @@ def _churn(limits: Thresholds) -> Alert:
         severity="warning",
         expr=f"{restarts} > {limits.worker_starts:g}",
         keep="15m",
-        summary="A worker of {{ $labels.job }} restarts again and again.",
+        summary=f"Restarts again and again: {THIS_WORKER}.",
         description=(
-            "Worker {{ $labels.worker }} of {{ $labels.instance }} was started "
-            "{{ $value | humanize }} times in 15 minutes. Each time its requests are lost."
+            "It was started {{ $value | humanize }} times in 15 minutes. Each time its requests are lost."
         ),
         dashboard=BOARD,
     )
@@ -214,10 +212,9 @@ def _queue(limits: Thresholds) -> Alert:
         severity="warning",
         expr=f"{waiting} > {limits.accept_queue:g}",
         lasts="2m",
-        summary="Connections wait before {{ $labels.job }} accepts them.",
+        summary="Connections wait before {{ $labels.instance }} of {{ $labels.job }} accepts them.",
         description=(
-            "{{ $value | humanize }} connections have been in the kernel's queue of "
-            "{{ $labels.instance }} for a minute. No latency metric contains this wait."
+            "{{ $value | humanize }} connections have been in the kernel's queue for a minute. No latency metric contains this wait."
         ),
         dashboard=BOARD,
     )

@@ -36,9 +36,9 @@ def _dropped() -> Alert:
         severity="warning",
         expr=f"{drops} > 0",
         lasts="5m",
-        summary="{{ $labels.job }} loses {{ $labels.signal }}.",
+        summary="{{ $labels.job }} loses {{ $labels.signal }} ({{ $labels.reason }}).",
         description=(
-            "{{ $value | humanize }} items were dropped within ten minutes ({{ $labels.reason }}). "
+            "{{ $value | humanize }} items were dropped within ten minutes. "
             "What is missing in traces, logs or profiles may have happened all the same."
         ),
         dashboard=BOARD,

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from alerts.thresholds import THRESHOLDS, Thresholds
+
 from .boards import boards
 from .kit import written
 
@@ -14,9 +16,9 @@ __all__ = ["GENERATED", "main", "rendered"]
 GENERATED = Path(__file__).parent / "generated"
 
 
-def rendered() -> dict[str, str]:
+def rendered(thresholds: Thresholds = THRESHOLDS) -> dict[str, str]:
     """Every board's file, by name."""
-    return {f"{board.uid}.json": written(board) for board in boards()}
+    return {f"{board.uid}.json": written(board) for board in boards(thresholds)}
 
 
 def main(arguments: Sequence[str], folder: Path = GENERATED) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from grafanalib import core
 
 from alerts.slo import BUDGET
+from alerts.thresholds import THRESHOLDS, Thresholds
 from fastobs.catalogue import (
     BUILD_INFO,
     HTTP_DURATION,
@@ -25,23 +26,23 @@ from .kit import DATASOURCE, JOB, SCOPE, Board, Row, Variable, flow
 __all__ = ["boards"]
 
 
-def boards() -> list[Board]:
-    """Every board that is shipped."""
+def boards(thresholds: Thresholds = THRESHOLDS) -> list[Board]:
+    """Every board that is shipped, with its colours where alerts with these thresholds fire."""
     return [
-        _overview(),
-        _route(),
-        _slo(),
-        _pools(),
-        _caches_and_limits(),
-        _runtime(),
-        _telemetry(),
+        _overview(thresholds),
+        _route(thresholds),
+        _slo(thresholds),
+        _pools(thresholds),
+        _caches_and_limits(thresholds),
+        _runtime(thresholds),
+        _telemetry(thresholds),
     ]
 
 
-def _overview() -> Board:
+def _overview(thresholds: Thresholds) -> Board:
     strip = [
-        *http.targets(),
-        *runtime.cpu_of_limit(),
+        *http.targets(thresholds),
+        *runtime.cpu_of_limit(thresholds),
         *target.instances(),
         *slo.overview(),
     ]
@@ -50,13 +51,13 @@ def _overview() -> Board:
         "Overview",
         "Is the service healthy, and if not, where do I look next?",
         Row(title="Targets", charts=strip),
-        Row(title="Rate, errors, duration", charts=http.red()),
-        Row(title="By route", charts=http.routes()),
+        Row(title="Rate, errors, duration", charts=http.red(thresholds)),
+        Row(title="By route", charts=http.routes(thresholds)),
         Row(
             title="Saturation",
             charts=[
-                *pools.overview(),
-                *runtime.overview(),
+                *pools.overview(thresholds),
+                *runtime.overview(thresholds),
                 *caches.overview(),
                 *limits.overview(),
             ],
@@ -65,7 +66,7 @@ def _overview() -> Board:
     )
 
 
-def _route() -> Board:
+def _route(thresholds: Thresholds) -> Board:
     method = f"label_values({select(HTTP_DURATION, *SCOPE, suffix='_count')}, {METHOD})"
     route = f"label_values({select(HTTP_DURATION, *SCOPE, suffix='_count')}, {ROUTE})"
     chosen = (*SCOPE, f'{ROUTE}=~"$route"')
@@ -73,13 +74,13 @@ def _route() -> Board:
         "route",
         "Route",
         "What is wrong with this one route?",
-        Row(title="$method $route", charts=http.of_route()),
+        Row(title="$method $route", charts=http.of_route(thresholds)),
         Row(title="Its time", charts=[http.where_the_time_goes(chosen)]),
         Row(
             title="Its details",
             charts=[
-                *http.details(),
-                pools.repeated(chosen),
+                *http.details(thresholds),
+                pools.repeated(chosen, thresholds),
                 runtime.blocked_by(chosen),
                 limits.by_source(chosen),
             ],
@@ -92,63 +93,63 @@ def _route() -> Board:
     )
 
 
-def _slo() -> Board:
+def _slo(thresholds: Thresholds) -> Board:
     names = f"label_values({BUDGET}, slo)"
     return _board(
         "slo",
         "SLO",
         "How much error budget is left, and how fast does it burn?",
-        Row(title="Budget", charts=slo.budget()),
+        Row(title="Budget", charts=slo.budget(thresholds)),
         variables=(_choice("slo", "Objective", names),),
     )
 
 
-def _pools() -> Board:
+def _pools(thresholds: Thresholds) -> Board:
     names = f"label_values({gauge(POOL_MAX, *SCOPE)}, {POOL})"
     return _board(
         "pools",
         "Pools",
         "Do requests wait for a connection, and who holds them?",
-        Row(title="Use, saturation, errors", charts=pools.saturation()),
-        Row(title="Who holds them", charts=pools.callers()),
+        Row(title="Use, saturation, errors", charts=pools.saturation(thresholds)),
+        Row(title="Who holds them", charts=pools.callers(thresholds)),
         Row(
             title="Database operations",
-            charts=[*pools.operations(), pools.repeated(SCOPE, width=6)],
+            charts=[*pools.operations(), pools.repeated(SCOPE, thresholds, width=6)],
         ),
-        Row(title="Outgoing HTTP", charts=pools.clients()),
+        Row(title="Outgoing HTTP", charts=pools.clients(thresholds)),
         variables=(_choice("pool", "Pool", names),),
     )
 
 
-def _caches_and_limits() -> Board:
+def _caches_and_limits(thresholds: Thresholds) -> Board:
     return _board(
         "caches-and-limits",
         "Caches and limits",
         "Does the cache help, and whom do we turn away?",
-        Row(title="Caches", charts=caches.all_of_it()),
-        Row(title="Rate limits", charts=limits.all_of_it()),
+        Row(title="Caches", charts=caches.all_of_it(thresholds)),
+        Row(title="Rate limits", charts=limits.all_of_it(thresholds)),
     )
 
 
-def _runtime() -> Board:
+def _runtime(thresholds: Thresholds) -> Board:
     return _board(
         "runtime",
         "Runtime",
         "Is the Python process the bottleneck?",
-        Row(title="Event loop", charts=runtime.event_loop()),
-        Row(title="Queues before it", charts=runtime.threads()),
-        Row(title="Process", charts=runtime.process()),
+        Row(title="Event loop", charts=runtime.event_loop(thresholds)),
+        Row(title="Queues before it", charts=runtime.threads(thresholds)),
+        Row(title="Process", charts=runtime.process(thresholds)),
         Row(title="Workers", charts=[*runtime.workers(), *target.scrapes()]),
     )
 
 
-def _telemetry() -> Board:
+def _telemetry(thresholds: Thresholds) -> Board:
     return _board(
         "telemetry",
         "Telemetry",
         "Can the other boards be trusted?",
-        Row(title="Delivery", charts=telemetry.delivery()),
-        Row(title="Collection", charts=telemetry.collection()),
+        Row(title="Delivery", charts=telemetry.delivery(thresholds)),
+        Row(title="Collection", charts=telemetry.collection(thresholds)),
         Row(title="What runs", charts=telemetry.versions()),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alerts.thresholds import THRESHOLDS
+from alerts.thresholds import Thresholds
 from fastobs.catalogue import (
     CACHE_ENTRIES,
     CACHE_EVICTIONS,
@@ -13,13 +13,14 @@ from fastobs.catalogue import (
 )
 from fastobs.promql import gauge, or_zero, quantile, rate, ratio, total
 
-from .charts import stat, timeseries
+from .charts import line, painted, stat, timeseries
 from .kit import SCOPE, Chart, query, unit_of, worse_above
 
 __all__ = ["all_of_it", "overview"]
 
 BY = ("cache",)
 LEGEND = "{{cache}}"
+RESULTS = {"hit$": "green", "miss$": "yellow", "error$": "red"}
 UNBOUNDED = "the cache has no limit of entries, or does not tell"
 
 
@@ -39,7 +40,7 @@ def overview() -> list[Chart]:
     ]
 
 
-def all_of_it() -> list[Chart]:
+def all_of_it(limits: Thresholds) -> list[Chart]:
     """Hits, size, and what a miss costs."""
     return [
         stat(
@@ -69,6 +70,7 @@ def all_of_it() -> list[Chart]:
             unit="ops",
             stacked=True,
             alert="caches/FastobsCacheErrors",
+            overrides=painted(RESULTS, shades=True),
         ),
         _fill(),
         timeseries(
@@ -105,7 +107,7 @@ def all_of_it() -> list[Chart]:
             ),
             unit="percentunit",
             width=6,
-            steps=worse_above(THRESHOLDS.cache_stampedes),
+            steps=worse_above(limits.cache_stampedes),
             alert="caches/FastobsCacheStampede",
         ),
     ]
@@ -120,6 +122,7 @@ def _fill() -> Chart:
         query(total(gauge(CACHE_MAX, *SCOPE), by=BY), "limit, {{cache}}", maybe_empty=UNBOUNDED),
         unit=unit_of(CACHE_ENTRIES),
         width=6,
+        overrides=[line("limit")],
     )
 
 

@@ -6,11 +6,25 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 from typing import Any
 
-from .kit import Chart, Query, Steps, board_url, changed, question
+from fastobs.catalogue import ROUTE
 
-__all__ = ["bars", "gauge", "heatmap", "stat", "table", "timeline", "timeseries"]
+from .kit import Chart, Query, Steps, board_url, changed, question, route_url
+
+__all__ = [
+    "bars",
+    "gauge",
+    "heatmap",
+    "line",
+    "painted",
+    "stat",
+    "table",
+    "timeline",
+    "timeseries",
+]
 
 PLAIN: Steps = [{"color": "green", "value": None}]
+LONG = (ROUTE, "worker")
+"""Labels with values that leave no room for a number beside them in the legend of a narrow graph."""
 LAST = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 TOOLTIP = {"mode": "multi", "sort": "desc", "hideZeros": False}
 LEAST = {"cps": 0.1, "ops": 1, "percentunit": 0.01, "reqps": 1, "short": 1}
@@ -47,6 +61,7 @@ def timeseries(
     }
     if high is None and unit in LEAST:
         custom["axisSoftMax"] = LEAST[unit]
+    short = not any(label in each.legendFormat for each in queries for label in LONG)
     return _chart(
         "timeseries",
         title,
@@ -61,7 +76,7 @@ def timeseries(
         options={
             "legend": {
                 # A narrow graph has room for two lines of names, a wide one for a table beside it.
-                "calcs": ["mean", "max"] if width > 8 else ["max"] if width > 6 else [],
+                "calcs": ["mean", "max"] if width > 8 else ["max"] if width > 6 and short else [],
                 "displayMode": "table" if width > 8 else "list",
                 "placement": "right" if width > 8 else "bottom",
                 "showLegend": True,
@@ -70,6 +85,35 @@ def timeseries(
         },
         overrides=overrides,
     )
+
+
+def line(name: str) -> dict[str, Any]:
+    """How a limit, or another day, is drawn beside what is measured: dashed, and on top of areas.
+
+    Args:
+        name: What the legend begins with.
+    """
+    return _override(
+        f"/^{name}/",
+        ("custom.stacking", {"group": "A", "mode": "none"}),
+        ("custom.fillOpacity", 0),
+        ("custom.lineStyle", {"dash": [8, 8], "fill": "dash"}),
+        ("color", {"fixedColor": "text", "mode": "fixed"}),
+    )
+
+
+def painted(colors: Mapping[str, str], *, shades: bool = False) -> list[dict[str, Any]]:
+    """What has a meaning has one colour everywhere.
+
+    Args:
+        colors: By a regular expression of what the legend says; a later one wins.
+        shades: Several lines have one meaning, and are told apart.
+    """
+    mode = "shades" if shades else "fixed"
+    return [
+        _override(f"/{found}/", ("color", {"fixedColor": color, "mode": mode}))
+        for found, color in colors.items()
+    ]
 
 
 def stat(
@@ -147,7 +191,7 @@ def bars(
     tall: int = 8,
     alert: str = "",
 ) -> Chart:
-    """One bar per series, out of a whole."""
+    """One bar per series, out of a whole: the highest of the time that is shown."""
     return _chart(
         "bargauge",
         title,
@@ -168,7 +212,7 @@ def bars(
             "minVizWidth": 8,
             "namePlacement": "auto",
             "orientation": "horizontal",
-            "reduceOptions": LAST,
+            "reduceOptions": LAST | {"calcs": ["max"]},
             "showUnfilled": True,
             "sizing": "auto",
             "valueMode": "color",
@@ -177,7 +221,14 @@ def bars(
 
 
 def heatmap(
-    title: str, asks: str, buckets: Query, *, unit: str, width: int = 8, tall: int = 8
+    title: str,
+    asks: str,
+    buckets: Query,
+    *,
+    unit: str,
+    width: int = 8,
+    tall: int = 8,
+    board: str = "",
 ) -> Chart:
     """How often which value occurred, from the buckets of a histogram."""
     return _chart(
@@ -186,6 +237,7 @@ def heatmap(
         asks,
         [changed(buckets, format="heatmap", legendFormat="{{le}}")],
         size=(width, tall),
+        board=board,
         defaults={
             "unit": unit,
             "custom": {
@@ -225,6 +277,7 @@ def timeline(
     width: int = 12,
     tall: int = 6,
     alert: str = "",
+    board: str = "",
 ) -> Chart:
     """States over time; ``texts`` gives a word and a colour for each value."""
     options = {
@@ -237,6 +290,7 @@ def timeline(
         question(asks, alert),
         queries,
         size=(width, tall),
+        board=board,
         defaults={
             **_field("none", None, color="thresholds"),
             "custom": {"fillOpacity": 70, "lineWidth": 0, "spanNulls": False},
@@ -322,6 +376,7 @@ def _chart(
     board: str = "",
 ) -> Chart:
     links = [{"title": "Open the board", "type": "link", "url": board_url(board)}] if board else []
+    routes = [_to_route()] if any(ROUTE in each.legendFormat for each in queries) else []
     if (why := _why_empty(queries)) and "noValue" not in defaults:
         defaults = {**defaults, "noValue": why}
     return Chart(
@@ -336,9 +391,22 @@ def _chart(
         tall=size[1],
         defaults=defaults,
         options=options,
-        overrides=overrides or [],
+        overrides=[*(overrides or []), *routes],
         links=links,
     )
+
+
+def _override(names: str, *properties: tuple[str, Any]) -> dict[str, Any]:
+    return {
+        "matcher": {"id": "byRegexp", "options": names},
+        "properties": [{"id": key, "value": value} for key, value in properties],
+    }
+
+
+def _to_route() -> dict[str, Any]:
+    """Whoever clicks on a line of a route gets the route's board."""
+    url = route_url(route=f"${{__field.labels.{ROUTE}:percentencode}}")
+    return _override("/.*/", ("links", [{"title": "Open the route's board", "url": url}]))
 
 
 def _why_empty(queries: Any) -> str:

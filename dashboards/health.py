@@ -24,5 +24,6 @@ def checks() -> list[Chart]:
             ),
             texts={"0": ("fails", "red"), "1": ("answers", "green")},
             alert="health/FastobsHealthCheckFailing",
+            board="fastobs-pools",
         )
     ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import Any
 
-from alerts.thresholds import THRESHOLDS
+from alerts.thresholds import Pair, Thresholds
 from fastobs.catalogue import (
     ERROR,
     HTTP_ACTIVE,
@@ -32,22 +33,41 @@ from fastobs.promql import (
     total,
 )
 
-from .charts import heatmap, stat, table, timeseries
-from .kit import SCOPE, Chart, Query, changed, query, unit_of, worse_above, worse_below
+from .charts import heatmap, line, painted, stat, table, timeseries
+from .kit import SCOPE, Chart, Query, Steps, query, route_url, unit_of, worse_above, worse_below
 
 __all__ = ["of_route", "red", "routes", "targets", "where_the_time_goes"]
 
 OF_ROUTE = (*SCOPE, f'{ROUTE}=~"$route"')
 OF_ROUTE_AND_METHOD = (*OF_ROUTE, f'{METHOD}=~"$method"')
+ROUTE_BOARD = "fastobs-route"
 UNMATCHED = "(no route)"
+YOUNG = "the service is younger than a day"
 SECONDS = unit_of(HTTP_DURATION)
 
 SERVER_ERROR = f'{STATUS}=~"5.."'
 CALLER_ERROR = f'{STATUS}=~"4..", {STATUS}!="429"'
 LIMITED = f'{STATUS}="429"'
 
+CLASSES = {"^2": "green", "^3": "blue", "^4": "yellow", "^429": "purple", "^5": "red"}
+"""What became of a request."""
+PARTS = {
+    # Work is cool, waiting is warm, and the red ones are seldom anybody's wish.
+    "^db$": "blue",
+    "^cache$": "green",
+    "^http$": "purple",
+    "^thread$": "light-blue",
+    "^cpu$": "dark-green",
+    "^unaccounted$": "#707880",
+    "^thread_wait$": "yellow",
+    "^loop_wait$": "orange",
+    "^pool_wait$": "red",
+    "^blocking$": "dark-red",
+}
+"""What a request spends its time on; sections of the app's own have the colours that remain."""
 
-def targets() -> list[Chart]:
+
+def targets(limits: Thresholds) -> list[Chart]:
     """The numbers that were promised, first what users feel."""
     requests = total(rate(HTTP_DURATION, *SCOPE))
     return [
@@ -56,43 +76,48 @@ def targets() -> list[Chart]:
             "Is the median under its target?",
             query(quantile(0.5, HTTP_DURATION, *SCOPE), "P50"),
             unit=SECONDS,
-            steps=worse_above(THRESHOLDS.latency_p50),
+            steps=worse_above(limits.latency_p50),
             no_value="no traffic",
             alert="http/FastobsLatencyP50High",
+            board=ROUTE_BOARD,
         ),
         stat(
             "P99 latency",
             "Is the tail under its target?",
             query(quantile(0.99, HTTP_DURATION, *SCOPE), "P99"),
             unit=SECONDS,
-            steps=worse_above(THRESHOLDS.latency_p99),
+            steps=worse_above(limits.latency_p99),
             no_value="no traffic",
             alert="http/FastobsLatencyP99High",
+            board=ROUTE_BOARD,
         ),
         stat(
             "Error ratio",
             "Which share of requests ends with 5xx? Zero when nothing fails.",
             query(_share(SERVER_ERROR), "5xx"),
             unit="percentunit",
-            steps=worse_above(THRESHOLDS.error_ratio),
+            steps=worse_above(limits.error_ratio),
             no_value="no traffic",
             alert="http/FastobsErrorRatioHigh",
+            board=ROUTE_BOARD,
         ),
         stat(
             "Throughput",
             "How many requests per second are served now?",
             query(requests, "requests"),
             unit="reqps",
+            steps=_throughput(limits.throughput),
             width=3,
-            alert="http/FastobsThroughputDrop",
+            alert="http/FastobsThroughputBelowTarget",
+            board=ROUTE_BOARD,
         ),
     ]
 
 
-def red() -> list[Chart]:
+def red(limits: Thresholds) -> list[Chart]:
     """Rate, errors, duration of all routes together."""
     return [
-        by_status(SCOPE),
+        by_status(SCOPE, board=ROUTE_BOARD),
         timeseries(
             "Error ratio by class",
             "Are failures ours (5xx), the caller's (4xx) or throttling (429)?",
@@ -100,12 +125,14 @@ def red() -> list[Chart]:
             query(_share(CALLER_ERROR), "4xx, the caller's"),
             query(_share(LIMITED), "429, throttled"),
             unit="percentunit",
-            steps=worse_above(THRESHOLDS.error_ratio),
+            steps=worse_above(limits.error_ratio),
             alert="http/FastobsErrorRatioHigh",
+            board=ROUTE_BOARD,
+            overrides=painted(CLASSES),
         ),
-        percentiles(SCOPE),
-        changed(distribution(SCOPE), width=6),
-        where_the_time_goes(SCOPE, width=6, tall=8),
+        percentiles(SCOPE, limits, board="fastobs-slo"),
+        distribution(SCOPE, width=6, board=ROUTE_BOARD),
+        where_the_time_goes(SCOPE, width=6, tall=8, board=ROUTE_BOARD),
         timeseries(
             "In flight",
             "Do requests pile up, or WebSockets?",
@@ -115,12 +142,13 @@ def red() -> list[Chart]:
             ),
             unit="short",
             width=6,
+            board="fastobs-runtime",
         ),
-        _traffic_against_yesterday(),
+        _traffic_against_yesterday(limits),
     ]
 
 
-def routes() -> list[Chart]:
+def routes(limits: Thresholds) -> list[Chart]:
     """All routes, the busiest first; each leads to its own board."""
     by = (METHOD, ROUTE)
     requests = total(rate(HTTP_DURATION, *SCOPE), by=by)
@@ -139,18 +167,22 @@ def routes() -> list[Chart]:
             query(f"{spent} / on () group_left () ({everything} > 0)"),
             unit="reqps",
             transformations=_columns(),
-            overrides=_cells(),
+            overrides=_cells(limits),
             sort="Share of time",
         )
     ]
 
 
-def of_route() -> list[Chart]:
+def of_route(limits: Thresholds) -> list[Chart]:
     """Rate, errors and duration of the chosen routes."""
-    return [by_status(OF_ROUTE_AND_METHOD), percentiles(OF_ROUTE_AND_METHOD), _against_yesterday()]
+    return [
+        by_status(OF_ROUTE_AND_METHOD),
+        percentiles(OF_ROUTE_AND_METHOD, limits),
+        _against_yesterday(),
+    ]
 
 
-def details() -> list[Chart]:
+def details(limits: Thresholds) -> list[Chart]:
     """What else is known about the chosen routes."""
     by_instance = quantile(0.99, HTTP_DURATION, *OF_ROUTE_AND_METHOD, by=["instance"])
     return [
@@ -160,7 +192,7 @@ def details() -> list[Chart]:
             "Is one instance the slow one?",
             query(top(10, by_instance), "{{instance}}", exemplar=True),
             unit=SECONDS,
-            steps=worse_above(THRESHOLDS.route_p99),
+            steps=worse_above(limits.route_p99),
             alert="http/FastobsRouteLatencyP99High",
         ),
         _events(
@@ -198,7 +230,7 @@ def details() -> list[Chart]:
     ]
 
 
-def by_status(scope: tuple[str, ...]) -> Chart:
+def by_status(scope: tuple[str, ...], *, board: str = "") -> Chart:
     """Requests per second by status code."""
     return timeseries(
         "Requests by status",
@@ -206,10 +238,12 @@ def by_status(scope: tuple[str, ...]) -> Chart:
         query(total(rate(HTTP_DURATION, *scope), by=[STATUS]), f"{{{{{STATUS}}}}}"),
         unit="reqps",
         stacked=True,
+        board=board,
+        overrides=painted(CLASSES, shades=True),
     )
 
 
-def percentiles(scope: tuple[str, ...]) -> Chart:
+def percentiles(scope: tuple[str, ...], limits: Thresholds, *, board: str = "") -> Chart:
     """P50, P90, P99, with exemplars."""
     return timeseries(
         "Latency percentiles",
@@ -219,22 +253,27 @@ def percentiles(scope: tuple[str, ...]) -> Chart:
             for q in (0.5, 0.9, 0.99)
         ),
         unit=SECONDS,
-        steps=worse_above(THRESHOLDS.latency_p99),
+        steps=worse_above(limits.latency_p99),
         alert="http/FastobsLatencyP99High",
+        board=board,
     )
 
 
-def distribution(scope: tuple[str, ...]) -> Chart:
+def distribution(scope: tuple[str, ...], *, width: int = 8, board: str = "") -> Chart:
     """The latency heatmap."""
     return heatmap(
         "Latency distribution",
         "One hump or two (cache miss, cold start, one slow instance)?",
         query(buckets(HTTP_DURATION, *scope), exemplar=True),
         unit=SECONDS,
+        width=width,
+        board=board,
     )
 
 
-def where_the_time_goes(scope: tuple[str, ...], *, width: int = 24, tall: int = 12) -> Chart:
+def where_the_time_goes(
+    scope: tuple[str, ...], *, width: int = 24, tall: int = 12, board: str = ""
+) -> Chart:
     """The mean request, cut into its parts."""
     requests = total(rate(HTTP_DURATION, *scope))
     parts = total(rate(HTTP_PART, *scope), by=["part"])
@@ -252,7 +291,8 @@ def where_the_time_goes(scope: tuple[str, ...], *, width: int = 24, tall: int = 
         width=width,
         tall=tall,
         stacked=True,
-        overrides=[_line_on_top(mean)],
+        board=board,
+        overrides=[*painted(PARTS), line(mean)],
     )
 
 
@@ -264,27 +304,40 @@ def _against_yesterday() -> Chart:
         query(
             quantile(0.99, HTTP_DURATION, *OF_ROUTE_AND_METHOD, ago="1d"),
             "one day ago",
-            maybe_empty="the service is younger than a day",
+            maybe_empty=YOUNG,
         ),
         unit=SECONDS,
+        overrides=[line("one day ago")],
     )
 
 
-def _traffic_against_yesterday() -> Chart:
+def _traffic_against_yesterday(limits: Thresholds) -> Chart:
     yesterday = total(rate(HTTP_DURATION, *SCOPE, ago="1d"))
+    drop = limits.traffic_drop
     return timeseries(
         "Traffic against yesterday",
-        "Which share of the requests of this time yesterday arrives?",
-        query(
-            ratio(total(rate(HTTP_DURATION, *SCOPE)), yesterday),
-            "of yesterday",
-            maybe_empty="the service is younger than a day",
-        ),
-        unit="percentunit",
+        "Do as many requests arrive as at this time yesterday? There is a ticket below the yellow "
+        "line, and a page below the red one.",
+        query(total(rate(HTTP_DURATION, *SCOPE)), "now"),
+        query(yesterday, "one day ago", maybe_empty=YOUNG),
+        query(f"{drop.target:g} * {yesterday}", "ticket", maybe_empty=YOUNG),
+        query(f"{drop.critical:g} * {yesterday}", "page", maybe_empty=YOUNG),
+        unit="reqps",
         width=6,
-        steps=worse_below(THRESHOLDS.traffic_drop),
         alert="http/FastobsThroughputDrop",
+        board=ROUTE_BOARD,
+        overrides=[
+            *(line(name) for name in ("one day ago", "ticket", "page")),
+            *painted({"^ticket": "yellow", "^page": "red"}),
+        ],
     )
+
+
+def _throughput(least: Pair) -> Steps | None:
+    """Colours where the target is set, which only its owner can do."""
+    if least.target and least.critical:
+        return worse_below(least)
+    return worse_below(least.target or least.critical) if any(astuple(least)) else None
 
 
 def _events(title: str, asks: str, expression: str, legend: str, *, maybe_empty: str) -> Chart:
@@ -300,18 +353,6 @@ def _share(status: str) -> str:
     matchers = tuple(status.split(", "))
     failed = or_zero(total(rate(HTTP_DURATION, *SCOPE, *matchers)))
     return ratio(failed, total(rate(HTTP_DURATION, *SCOPE)))
-
-
-def _line_on_top(name: str) -> dict[str, Any]:
-    return {
-        "matcher": {"id": "byName", "options": name},
-        "properties": [
-            {"id": "custom.stacking", "value": {"group": "A", "mode": "none"}},
-            {"id": "custom.fillOpacity", "value": 0},
-            {"id": "custom.lineStyle", "value": {"dash": [8, 8], "fill": "dash"}},
-            {"id": "color", "value": {"fixedColor": "text", "mode": "fixed"}},
-        ],
-    }
 
 
 def _columns() -> list[dict[str, Any]]:
@@ -338,20 +379,20 @@ def _columns() -> list[dict[str, Any]]:
     ]
 
 
-def _cells() -> list[dict[str, Any]]:
-    variables = "${datasource:queryparam}&${job:queryparam}&${instance:queryparam}"
-    chosen = "var-route=${__data.fields.Route:percentencode}&var-method=${__data.fields.Method}"
+def _cells(limits: Thresholds) -> list[dict[str, Any]]:
     link = {
         "title": "Open the route's board",
-        "url": f"/d/fastobs-route?${{__url_time_range}}&{variables}&{chosen}",
+        "url": route_url(
+            route="${__data.fields.Route:percentencode}", method="${__data.fields.Method}"
+        ),
     }
     unmatched = {"type": "special", "options": {"match": "empty", "result": {"text": UNMATCHED}}}
     return [
         _column("Route", ("links", [link]), ("mappings", [unmatched]), ("custom.width", 380)),
         _column("Method", ("custom.width", 100)),
-        _column("P50", *_coloured(SECONDS, worse_above(THRESHOLDS.latency_p50))),
-        _column("P99", *_coloured(SECONDS, worse_above(THRESHOLDS.latency_p99))),
-        _column("Errors", *_coloured("percentunit", worse_above(THRESHOLDS.error_ratio))),
+        _column("P50", *_coloured(SECONDS, worse_above(limits.latency_p50))),
+        _column("P99", *_coloured(SECONDS, worse_above(limits.latency_p99))),
+        _column("Errors", *_coloured("percentunit", worse_above(limits.error_ratio))),
         _column(
             "Share of time",
             ("unit", "percentunit"),

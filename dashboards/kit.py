@@ -15,7 +15,7 @@ from zlib import crc32
 import attr
 from grafanalib import _gen, core
 
-from alerts.kit import runbook_url
+from alerts.links import runbook_url
 from alerts.thresholds import Pair
 from fastobs.catalogue import Metric
 
@@ -36,6 +36,7 @@ __all__ = [
     "flow",
     "query",
     "question",
+    "route_url",
     "unit_of",
     "worse_above",
     "worse_below",
@@ -235,6 +236,14 @@ def unit_of(metric: Metric) -> str:
 def board_url(uid: str) -> str:
     """A link to another board that keeps time range and variables."""
     return f"/d/{uid}?${{__url_time_range}}&${{__all_variables}}"
+
+
+def route_url(**chosen: str) -> str:
+    """A link to the board of a route, which is said in Grafana's words for where it is read."""
+    kept = ("datasource", "job", "instance")
+    variables = [f"${{{name}:queryparam}}" for name in kept]
+    variables += [f"var-{name}={value}" for name, value in chosen.items()]
+    return f"/d/fastobs-route?${{__url_time_range}}&{'&'.join(variables)}"
 
 
 def flow(rows: Iterable[Row]) -> list[Row | Chart]:

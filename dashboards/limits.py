@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alerts.thresholds import THRESHOLDS
+from alerts.thresholds import Thresholds
 from fastobs.catalogue import (
     HTTP_DURATION,
     LIMIT_DECISIONS,
@@ -13,10 +13,13 @@ from fastobs.catalogue import (
 )
 from fastobs.promql import named, or_zero, rate, ratio, top, total
 
-from .charts import stat, timeseries
+from .charts import painted, stat, timeseries
 from .kit import SCOPE, Chart, query, worse_above
 
 __all__ = ["all_of_it", "by_source", "overview"]
+
+
+OUTCOMES = {"allowed$": "green", "limited$": "purple", "error$": "red"}
 
 
 def overview() -> list[Chart]:
@@ -41,7 +44,7 @@ def by_source(scope: tuple[str, ...], *, width: int = 8, board: str = "") -> Cha
     )
 
 
-def all_of_it() -> list[Chart]:
+def all_of_it(limits: Thresholds) -> list[Chart]:
     """How many, by whom, and where."""
     refused = total(rate(HTTP_DURATION, *SCOPE, f'{STATUS}="429"'))
     by_route = named(total(rate(LIMIT_REJECTED, *SCOPE), by=[ROUTE, "source"]), ROUTE, empty="-")
@@ -53,7 +56,7 @@ def all_of_it() -> list[Chart]:
             unit="percentunit",
             width=8,
             tall=8,
-            steps=worse_above(THRESHOLDS.limited_ratio),
+            steps=worse_above(limits.limited_ratio),
             no_value="no traffic",
             alert="limits/FastobsRateLimitSpike",
         ),
@@ -67,6 +70,7 @@ def all_of_it() -> list[Chart]:
             unit="reqps",
             stacked=True,
             alert="limits/FastobsRateLimiterErrors",
+            overrides=painted(OUTCOMES, shades=True),
         ),
         timeseries(
             "Limited by limit",
@@ -100,5 +104,6 @@ def all_of_it() -> list[Chart]:
             ),
             unit="reqps",
             stacked=True,
+            overrides=painted({"^yes$": "green", "^no$": "orange"}),
         ),
     ]

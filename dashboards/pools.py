@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alerts.thresholds import THRESHOLDS
+from alerts.thresholds import Thresholds
 from fastobs.catalogue import (
     CLIENT_OPEN,
     CLIENT_QUEUE,
@@ -11,6 +11,7 @@ from fastobs.catalogue import (
     DB_REPEATED,
     DB_SERVER_MAX,
     ERROR,
+    HTTP_DURATION,
     POOL,
     POOL_COUNT,
     POOL_CREATE,
@@ -26,10 +27,10 @@ from fastobs.catalogue import (
     ROUTE,
     Metric,
 )
-from fastobs.promql import gauge, largest, named, quantile, rate, top, total
+from fastobs.promql import gauge, largest, named, quantile, rate, ratio, top, total
 
-from .charts import bars, timeseries
-from .kit import JOB, SCOPE, Chart, query, unit_of, worse_above
+from .charts import bars, line, painted, timeseries
+from .kit import JOB, SCOPE, Chart, Steps, query, unit_of, worse_above
 
 __all__ = ["callers", "clients", "operations", "overview", "repeated", "saturation"]
 
@@ -38,9 +39,10 @@ OF_POOL = (*SCOPE, CHOSEN)
 BY_WORKER = ("job", "instance", "worker", POOL)
 USED = f'{POOL_STATE}="used"'
 LEGEND = f"{{{{{POOL}}}}}"
+LIMITS = ("may be open", "may stay idle", "the server's limit")
 
 
-def overview() -> list[Chart]:
+def overview(limits: Thresholds) -> list[Chart]:
     """The one panel that a service's overview needs."""
     return [
         timeseries(
@@ -50,23 +52,23 @@ def overview() -> list[Chart]:
             unit="percentunit",
             width=6,
             high=1,
-            steps=worse_above(THRESHOLDS.pool_use),
+            steps=worse_above(limits.pool_use),
             alert="pools/FastobsPoolSaturated",
             board="fastobs-pools",
         )
     ]
 
 
-def saturation() -> list[Chart]:
+def saturation(limits: Thresholds) -> list[Chart]:
     """Use, saturation, errors."""
     worst = "{{instance}} worker {{worker}}, " + LEGEND
     return [
         bars(
             "Used of max",
-            "Which pool is nearest to full? The fullest worker of each.",
+            "Which pool was nearest to full in the time that is shown? The fullest worker of each.",
             query(largest(_use(*OF_POOL), by=[POOL]), LEGEND),
             unit="percentunit",
-            steps=worse_above(THRESHOLDS.pool_use),
+            steps=worse_above(limits.pool_use),
             alert="pools/FastobsPoolSaturated",
         ),
         timeseries(
@@ -80,6 +82,7 @@ def saturation() -> list[Chart]:
                 maybe_empty="the pool keeps every connection",
             ),
             unit="short",
+            overrides=[*painted({"^idle$": "green", "^used$": "blue"}), *map(line, LIMITS)],
         ),
         timeseries(
             "Callers waiting",
@@ -94,13 +97,14 @@ def saturation() -> list[Chart]:
             query(top(10, _use(*OF_POOL)), worst),
             unit="percentunit",
             high=1,
-            steps=worse_above(THRESHOLDS.pool_use),
+            steps=worse_above(limits.pool_use),
             alert="pools/FastobsPoolSaturated",
         ),
         _percentiles(
             "Wait for a connection",
             "How long do callers wait? It is the pool_wait part of their request.",
             POOL_WAIT,
+            steps=worse_above(limits.pool_wait),
             alert="pools/FastobsPoolWaitHigh",
         ),
         timeseries(
@@ -113,7 +117,7 @@ def saturation() -> list[Chart]:
     ]
 
 
-def callers() -> list[Chart]:
+def callers(limits: Thresholds) -> list[Chart]:
     """Who holds the connections, and what they cost the server."""
     by_route = (POOL, ROUTE)
     legend = f"{{{{{ROUTE}}}}}, {LEGEND}"
@@ -126,7 +130,7 @@ def callers() -> list[Chart]:
             "Which route has held a connection for longest?",
             query(top(10, oldest), legend, maybe_empty="no connection is out at the scrape"),
             unit=unit_of(POOL_OLDEST),
-            steps=worse_above(THRESHOLDS.pool_checkout_age),
+            steps=worse_above(limits.pool_checkout_age),
             alert="pools/FastobsConnectionHeldLong",
         ),
         timeseries(
@@ -175,7 +179,7 @@ def operations() -> list[Chart]:
     ]
 
 
-def clients() -> list[Chart]:
+def clients(limits: Thresholds) -> list[Chart]:
     """Connections of outgoing HTTP clients."""
     none_watched = "the app has no outgoing HTTP client"
     state = "http_connection_state"
@@ -201,21 +205,29 @@ def clients() -> list[Chart]:
             ),
             unit=unit_of(CLIENT_QUEUE),
             width=12,
-            steps=worse_above(THRESHOLDS.client_wait),
+            steps=worse_above(limits.client_wait),
             alert="pools/FastobsClientPoolWaitHigh",
         ),
     ]
 
 
-def repeated(scope: tuple[str, ...], *, width: int = 8) -> Chart:
+def repeated(scope: tuple[str, ...], limits: Thresholds, *, width: int = 8) -> Chart:
     """N+1, by route."""
-    rates = named(total(rate(DB_REPEATED, *scope), by=[ROUTE]), ROUTE, empty="(no route)")
+    by = (ROUTE,)
+    share = ratio(
+        total(rate(DB_REPEATED, *scope), by=by), total(rate(HTTP_DURATION, *scope), by=by)
+    )
     return timeseries(
         "Repeated queries",
-        "Which requests send one statement again and again (N+1)?",
-        query(top(10, rates), f"{{{{{ROUTE}}}}}", maybe_empty="no route has repeated a query yet"),
-        unit="cps",
+        "Which share of a route's requests sends one statement again and again (N+1)?",
+        query(
+            top(10, named(share, ROUTE, empty="(no route)")),
+            f"{{{{{ROUTE}}}}}",
+            maybe_empty="no route has repeated a query yet",
+        ),
+        unit="percentunit",
         width=width,
+        steps=worse_above(limits.repeated_queries),
         alert="pools/FastobsRepeatedQueries",
     )
 
@@ -236,11 +248,18 @@ def _server() -> Chart:
         unit="short",
         width=16,
         alert="pools/FastobsDBServerConnectionsHigh",
+        overrides=[*map(line, LIMITS), *painted({"limit": "red"})],
     )
 
 
 def _percentiles(
-    title: str, asks: str, metric: Metric, *, alert: str = "", maybe_empty: str = ""
+    title: str,
+    asks: str,
+    metric: Metric,
+    *,
+    steps: Steps | None = None,
+    alert: str = "",
+    maybe_empty: str = "",
 ) -> Chart:
     return timeseries(
         title,
@@ -250,7 +269,7 @@ def _percentiles(
             for q in (0.5, 0.95, 0.99)
         ),
         unit=unit_of(metric),
-        steps=worse_above(THRESHOLDS.pool_wait) if alert else None,
+        steps=steps,
         alert=alert,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alerts.thresholds import THRESHOLDS
+from alerts.thresholds import Thresholds
 from fastobs.catalogue import (
     ACCEPT_QUEUE,
     CPU_LIMIT,
@@ -26,7 +26,7 @@ from fastobs.catalogue import (
 )
 from fastobs.promql import buckets, gauge, largest, named, quantile, rate, top, total
 
-from .charts import heatmap, stat, timeseries
+from .charts import heatmap, line, painted, stat, timeseries
 from .kit import SCOPE, Chart, query, unit_of, worse_above
 
 __all__ = ["cpu_of_limit", "event_loop", "overview", "process", "threads", "workers"]
@@ -38,23 +38,23 @@ INSTANCE = "{{instance}}"
 NOT_BLOCKED = "nothing has blocked the loop yet"
 
 
-def cpu_of_limit() -> list[Chart]:
+def cpu_of_limit(limits: Thresholds) -> list[Chart]:
     """The number beside the targets."""
     return [
         stat(
             "CPU of limit",
-            "Is CPU under 70 % of the limit? The worst instance.",
+            "Is CPU under its target? The worst instance, of its limit.",
             query(largest(_cpu()), "worst instance"),
             unit="percentunit",
             width=3,
-            steps=worse_above(THRESHOLDS.cpu),
+            steps=worse_above(limits.cpu),
             alert="runtime/FastobsCPUHigh",
             board="fastobs-runtime",
         )
     ]
 
 
-def overview() -> list[Chart]:
+def overview(limits: Thresholds) -> list[Chart]:
     """The one panel that a service's overview needs."""
     lag = quantile(0.99, LOOP_LAG, *SCOPE, by=BY_WORKER)
     return [
@@ -64,14 +64,14 @@ def overview() -> list[Chart]:
             query(largest(lag, by=["instance"]), INSTANCE),
             unit=unit_of(LOOP_LAG),
             width=6,
-            steps=worse_above(THRESHOLDS.loop_lag),
+            steps=worse_above(limits.loop_lag),
             alert="runtime/FastobsEventLoopBlocked",
             board="fastobs-runtime",
         )
     ]
 
 
-def event_loop() -> list[Chart]:
+def event_loop(limits: Thresholds) -> list[Chart]:
     """How late it runs, and whose code held it."""
     lag = quantile(0.99, LOOP_LAG, *SCOPE, by=["instance", "worker"])
     return [
@@ -80,7 +80,7 @@ def event_loop() -> list[Chart]:
             "Which worker is blocked?",
             query(top(10, lag), WORKER),
             unit=unit_of(LOOP_LAG),
-            steps=worse_above(THRESHOLDS.loop_lag),
+            steps=worse_above(limits.loop_lag),
             alert="runtime/FastobsEventLoopBlocked",
         ),
         heatmap(
@@ -107,13 +107,13 @@ def event_loop() -> list[Chart]:
             "Which share of a worker's wall time are its pauses? The worst worker.",
             query(largest(_gc(), by=["generation"]), "generation {{generation}}"),
             unit="percentunit",
-            steps=worse_above(THRESHOLDS.gc_pause),
+            steps=worse_above(limits.gc_pause),
             alert="runtime/FastobsGCPauseHigh",
         ),
     ]
 
 
-def threads() -> list[Chart]:
+def threads(limits: Thresholds) -> list[Chart]:
     """Where def endpoints run."""
     return [
         timeseries(
@@ -124,6 +124,7 @@ def threads() -> list[Chart]:
             unit="short",
             width=12,
             alert="runtime/FastobsThreadpoolSaturated",
+            overrides=[*painted({"^used$": "blue", "waiting$": "red"}), line("max")],
         ),
         timeseries(
             "Accept queue",
@@ -135,15 +136,16 @@ def threads() -> list[Chart]:
             ),
             unit="short",
             width=12,
-            steps=worse_above(THRESHOLDS.accept_queue),
+            steps=worse_above(limits.accept_queue),
             alert="runtime/FastobsAcceptQueueLong",
         ),
     ]
 
 
-def process() -> list[Chart]:
+def process(limits: Thresholds) -> list[Chart]:
     """CPU, memory and descriptors."""
     cores = total(rate(PROCESS_CPU, *SCOPE), by=["instance", "worker"])
+    memory = largest(gauge(MEMORY_LIMIT, *SCOPE))
     files = f"{gauge(PROCESS_FDS, *SCOPE)} / {gauge(PROCESS_MAX_FDS, *SCOPE)}"
     return [
         timeseries(
@@ -151,7 +153,7 @@ def process() -> list[Chart]:
             "Does a worker fill its core? One Python process cannot use more than about one.",
             query(top(10, cores), WORKER),
             unit="short",
-            steps=worse_above(THRESHOLDS.worker_cpu),
+            steps=worse_above(limits.worker_cpu),
             alert="runtime/FastobsWorkerCPUBound",
         ),
         timeseries(
@@ -159,16 +161,18 @@ def process() -> list[Chart]:
             "Is the container throttled?",
             query(_cpu(), INSTANCE),
             unit="percentunit",
-            steps=worse_above(THRESHOLDS.cpu),
+            steps=worse_above(limits.cpu),
             alert="runtime/FastobsCPUHigh",
         ),
         timeseries(
             "Resident memory",
             "Does it grow towards the limit?",
             query(total(gauge(PROCESS_RSS, *SCOPE), by=["instance"]), INSTANCE),
-            query(largest(gauge(MEMORY_LIMIT, *SCOPE)), "limit"),
+            query(memory, "limit"),
+            query(f"{limits.memory:g} * {memory}", "page above"),
             unit=unit_of(PROCESS_RSS),
             alert="runtime/FastobsMemoryNearLimit",
+            overrides=[line("limit"), line("page above"), *painted({"^page above$": "red"})],
         ),
         timeseries(
             "Virtual memory",
@@ -182,7 +186,7 @@ def process() -> list[Chart]:
             query(largest(files, by=["instance"]), INSTANCE),
             unit="percentunit",
             high=1,
-            steps=worse_above(THRESHOLDS.open_files),
+            steps=worse_above(limits.open_files),
             alert="runtime/FastobsFileDescriptorsHigh",
         ),
         timeseries(
@@ -209,6 +213,7 @@ def workers() -> list[Chart]:
             ),
             unit="short",
             width=12,
+            overrides=painted({"live$": "green", "free$": "text"}, shades=True),
         ),
         timeseries(
             "Worker starts",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from alerts import slo
-from alerts.thresholds import THRESHOLDS
+from alerts.thresholds import Thresholds
 from fastobs.promql import ALERTS, gauge, largest
 
 from .charts import gauge as dial
-from .charts import stat, timeline, timeseries
+from .charts import line, stat, timeline, timeseries
 from .kit import JOB, Chart, Steps, query, worse_below
 
 __all__ = ["budget", "overview"]
@@ -37,7 +37,7 @@ def overview() -> list[Chart]:
     ]
 
 
-def budget() -> list[Chart]:
+def budget(limits: Thresholds) -> list[Chart]:
     """What is left, what burns, and what was said about it."""
     return [
         dial(
@@ -55,7 +55,7 @@ def budget() -> list[Chart]:
             *(query(_burn(window), f"{window}, {LEGEND}", maybe_empty=YOUNG) for window in WINDOWS),
             unit="none",
             width=16,
-            steps=_lines(),
+            steps=_lines(limits),
             alert="http/FastobsErrorBudgetBurn",
         ),
         timeseries(
@@ -69,6 +69,8 @@ def budget() -> list[Chart]:
             ),
             unit="percentunit",
             width=12,
+            board="fastobs-route",
+            overrides=[line("allowed")],
         ),
         timeseries(
             "Budget over time",
@@ -89,13 +91,13 @@ def _burn(window: str) -> str:
     return f"{slo.error_ratio(window).where(*SCOPE)} / on (slo) group_left () {slo.BUDGET}"
 
 
-def _lines() -> Steps:
+def _lines(limits: Thresholds) -> Steps:
     return [
         {"color": "green", "value": None},
-        {"color": "yellow", "value": THRESHOLDS.burn_3d},
-        {"color": "orange", "value": THRESHOLDS.burn_1d},
-        {"color": "red", "value": THRESHOLDS.burn_6h},
-        {"color": "dark-red", "value": THRESHOLDS.burn_1h},
+        {"color": "yellow", "value": limits.burn_3d},
+        {"color": "orange", "value": limits.burn_1d},
+        {"color": "red", "value": limits.burn_6h},
+        {"color": "dark-red", "value": limits.burn_1h},
     ]
 
 

@@ -23,6 +23,7 @@ def instances() -> list[Chart]:
             unit="none",
             width=3,
             alert="target/FastobsTargetDown",
+            board="fastobs-runtime",
         )
     ]
 
@@ -41,6 +42,7 @@ def alerts() -> list[Chart]:
                 maybe_empty="nothing is wrong",
             ),
             texts={"1": ("firing", "red")},
+            board="fastobs-slo",
         )
     ]
 

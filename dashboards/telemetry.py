@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alerts.thresholds import THRESHOLDS
+from alerts.thresholds import Thresholds
 from fastobs.catalogue import (
     BUILD_INFO,
     SELF_DROPPED,
@@ -38,7 +38,7 @@ NO_EXPORTER = "the app exports nothing"
 ALL_FITS = "no metric has too many label sets"
 
 
-def delivery() -> list[Chart]:
+def delivery(limits: Thresholds) -> list[Chart]:
     """Spans, lines and profiles on their way out."""
     by = ("signal",)
     failed = total(rate(SELF_EXPORTS, *SCOPE, 'outcome="failure"'), by=by)
@@ -63,7 +63,7 @@ def delivery() -> list[Chart]:
                 maybe_empty=NO_EXPORTER,
             ),
             unit="percentunit",
-            steps=worse_above(THRESHOLDS.export_failures),
+            steps=worse_above(limits.export_failures),
             alert="telemetry/FastobsExportFailing",
         ),
         timeseries(
@@ -75,7 +75,7 @@ def delivery() -> list[Chart]:
     ]
 
 
-def collection() -> list[Chart]:
+def collection(limits: Thresholds) -> list[Chart]:
     """Our own faults, and what a scrape costs."""
     return [
         timeseries(
@@ -121,7 +121,7 @@ def collection() -> list[Chart]:
             "How long does Prometheus wait for /metrics?",
             query(largest(gauge(SCRAPE_DURATION, *SCOPE), by=["instance"]), "{{instance}}"),
             unit=unit_of(SCRAPE_DURATION),
-            steps=worse_above(THRESHOLDS.scrape_seconds),
+            steps=worse_above(limits.scrape_seconds),
             alert="telemetry/FastobsScrapeSlow",
         ),
         timeseries(

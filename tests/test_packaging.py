@@ -26,7 +26,7 @@ def test_the_wheel_carries_boards_rules_templates_and_types(wheel: ZipFile) -> N
     names = set(wheel.namelist())
 
     for board in (ROOT / "dashboards/generated").glob("*.json"):
-        assert f"fastobs/_shipped/dashboards/{board.name}" in names
+        assert f"fastobs/_shipped/dashboards/generated/{board.name}" in names
     for rules in (ROOT / "alerts/generated").glob("*.yml"):
         assert f"fastobs/_shipped/alerts/generated/{rules.name}" in names
     for template in (ROOT / "fastobs/profiling/templates").iterdir():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from importlib import import_module
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from textwrap import indent
 from typing import Annotated, Any, Literal
@@ -21,11 +20,11 @@ from .failure import Failed
 
 __all__ = ["alerts", "config_map", "dashboards", "monitor", "prometheus_rule", "shipped"]
 
-SHIPPED = {"dashboards": "_shipped/dashboards", "alerts": "_shipped/alerts/generated"}
-"""Where the wheel has the generated files, below the package."""
-CHECKOUT = Path(__file__).parents[2]
+PLACES = (Path(__file__).parents[1] / "_shipped", Path(__file__).parents[2])
+"""Where the boards and rules are with the code that makes them: in a wheel, in a checkout."""
 KEEPS_FIRING = re.compile(r"^ +keep_firing_for: \S+\n", re.MULTILINE)
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+URL = re.compile(r"https?://[^\s\"'\\]+")
 LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?")
 
 dashboards = typer.Typer(help="The Grafana boards.", no_args_is_help=True)
@@ -57,6 +56,27 @@ class Scraped(StrEnum):
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that differ.")]
+Slo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slo",
+        metavar="NAME=PERCENT",
+        help="What you promise: availability (requests without a 5xx) or latency (requests faster "
+        "than latency_p99.target), like availability=99.5; repeatable.",
+    ),
+]
+Numbers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Another threshold, like pool_use=0.9; repeatable. `fastobs alerts thresholds` lists "
+        "them. Give boards and rules the same words.",
+    ),
+]
+Runbooks = Annotated[
+    str | None, typer.Option(metavar="URL", help="The folder of your own copy of docs/runbooks.")
+]
 Check = Annotated[bool, typer.Option("--check", help="Write nothing; fail if a file differs.")]
 Labels = Annotated[
     list[str] | None,
@@ -71,12 +91,16 @@ def export_dashboards(
     kind: Annotated[
         BoardFormat, typer.Option("--format", help="Plain, or for Grafana's sidecar.")
     ] = BoardFormat.JSON,
+    slo: Slo = None,
+    numbers: Numbers = None,
+    runbooks: Runbooks = None,
     label: Labels = None,
     force: Force = False,
     check: Check = False,
 ) -> None:
     """Write the Grafana boards into a folder."""
-    boards = shipped("dashboards")
+    boards = _drawn(slo or [], numbers or []) if slo or numbers else shipped("dashboards")
+    boards = _linked(boards, runbooks=runbooks)
     if kind is BoardFormat.CONFIG_MAP:
         labels = _pairs(label, "--label")
         boards = {
@@ -100,30 +124,20 @@ def export_alerts(
             "an old vmalert, which do not know keep_firing_for.",
         ),
     ] = RuleFormat.PROMETHEUS,
-    slo: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--slo",
-            metavar="NAME=PERCENT",
-            help="What you promise: availability (requests without a 5xx) or latency (requests faster "
-            "than latency_p99.target), like availability=99.5; repeatable.",
-        ),
+    slo: Slo = None,
+    numbers: Numbers = None,
+    grafana: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where your Grafana is, for the link to the board."),
     ] = None,
-    numbers: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Another threshold, like pool_use=0.9; repeatable. `fastobs alerts thresholds` lists "
-            "them. Lines and colours on the boards stay as they are shipped.",
-        ),
-    ] = None,
+    runbooks: Runbooks = None,
     label: Labels = None,
     force: Force = False,
     check: Check = False,
 ) -> None:
     """Write the rules into a folder."""
     rules = _ruled(slo or [], numbers or []) if slo or numbers else shipped("alerts")
+    rules = _linked(rules, grafana=grafana, runbooks=runbooks)
     if kind is RuleFormat.PROMETHEUS_RULE:
         labels = _pairs(label, "--label")
         rules = {
@@ -142,7 +156,7 @@ def list_thresholds() -> None:
     """List every number at which an alert fires, as `alerts export --set` takes it."""
     rows = [
         (line.name, f"{line.value:g} {line.unit}", line.reason)
-        for line in _code_of_alerts("chosen").listed()
+        for line in _code("alerts.chosen").listed()
     ]
     name, value = (max(len(row[column]) for row in rows) for column in (0, 1))
     for row in rows:
@@ -201,30 +215,29 @@ def shipped(what: Literal["dashboards", "alerts"]) -> dict[str, str]:
     Raises:
         Failed: They are in neither.
     """
-    package = files("fastobs")
-    places: tuple[Traversable, ...] = (
-        package / SHIPPED[what],
-        CHECKOUT / what / "generated",
-    )
-    for place in places:
-        if place.is_dir():
-            found = sorted(place.iterdir(), key=lambda file: file.name)
+    for place in PLACES:
+        if (folder := place / what / "generated").is_dir():
             return {
                 file.name: file.read_text(encoding="utf-8")
-                for file in found
+                for file in sorted(folder.iterdir())
                 if file.name.endswith((".json", ".yml"))
             }
     raise Failed(_missing(what))
 
 
+def _drawn(slos: list[str], numbers: list[str]) -> dict[str, str]:
+    """The boards by file name, with their colours where alerts of these thresholds fire."""
+    limits = _chosen(slos, numbers)
+    with need("--slo and --set of boards", extra="dashboards"):
+        made: dict[str, str] = _code("dashboards.__main__").rendered(limits)
+    return made
+
+
 def _ruled(slos: list[str], numbers: list[str]) -> dict[str, str]:
     """The rule files by name, made with these thresholds instead of the shipped ones."""
-    try:
-        limits = _code_of_alerts("chosen").chosen(slos, numbers)
-    except ValueError as wrong:
-        raise Failed(str(wrong)) from wrong
+    limits = _chosen(slos, numbers)
     with need("--slo and --set", extra="cli"):
-        families = _code_of_alerts("families")
+        families = _code("alerts.families")
     words = [f"--slo {word}" for word in slos] + [f"--set {word}" for word in numbers]
     # On one line, whatever space stood around a number.
     said = " ".join(" ".join(words).split())
@@ -233,18 +246,52 @@ def _ruled(slos: list[str], numbers: list[str]) -> dict[str, str]:
     return made
 
 
-def _code_of_alerts(module: str) -> Any:
-    """A module of what makes the rules: inside of the package in a wheel, beside it in a checkout.
+def _chosen(slos: list[str], numbers: list[str]) -> Any:
+    try:
+        return _code("alerts.chosen").chosen(slos, numbers)
+    except ValueError as wrong:
+        raise Failed(str(wrong)) from wrong
+
+
+def _code(module: str) -> Any:
+    """A module of what makes boards or rules, which know each other by their names in a checkout.
 
     Raises:
-        Failed: It is in neither.
+        Failed: This installation does not have it.
     """
-    if (files("fastobs") / "_shipped" / "alerts" / f"{module}.py").is_file():
-        return import_module(f"fastobs._shipped.alerts.{module}")
-    # At the top there could be alerts of somebody else.
-    if (CHECKOUT / "alerts" / f"{module}.py").is_file():
-        return import_module(f"alerts.{module}")
-    raise Failed(_missing("alerts"))
+    file = Path(*module.split(".")).with_suffix(".py")
+    for place in PLACES:
+        if (place / file).is_file():
+            # First: where the command is run there may be an `alerts` of somebody else.
+            sys.path.insert(0, str(place))
+            try:
+                return import_module(module)
+            finally:
+                sys.path.remove(str(place))
+    raise Failed(_missing(file.parts[0]))
+
+
+def _linked(
+    texts: Mapping[str, str], *, grafana: str | None = None, runbooks: str | None = None
+) -> dict[str, str]:
+    """The same files with links to places of one's own."""
+    links = _code("alerts.links") if grafana or runbooks else None
+    for option, ours, theirs in (
+        ("grafana", "GRAFANA", grafana),
+        ("runbooks", "RUNBOOKS", runbooks),
+    ):
+        if theirs is None:
+            continue
+        if not URL.fullmatch(theirs):
+            msg = (
+                f"--{option} {theirs!r} is no address; write it like https://{option}.example.org."
+            )
+            raise Failed(msg)
+        shipped_one = getattr(links, ours)
+        texts = {
+            name: text.replace(shipped_one, theirs.rstrip("/")) for name, text in texts.items()
+        }
+    return dict(texts)
 
 
 def _missing(what: str) -> str:

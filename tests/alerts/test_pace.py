@@ -53,7 +53,7 @@ def test_waiting_shrinks():
     (rule,) = group.rules
 
     assert isinstance(rule, Alert)
-    assert (rule.lasts, rule.keep) == ("", "360s")
+    assert (rule.lasts, rule.keep) == ("0s", "360s")
 
 
 def test_a_count_of_failures_is_that_of_the_shorter_window():

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from alerts.__main__ import FAMILIES, GENERATED, file_name, main, rendered
-from alerts.kit import Alert, Record, runbook_url
+from alerts.kit import Alert, Record
+from alerts.links import GRAFANA, board_url, runbook_url
 from alerts.thresholds import THRESHOLDS, Pair
 from dashboards.boards import boards
 from fastobs.catalogue import FAMILIES as CATALOGUED
@@ -28,6 +29,7 @@ RULES = [
     for group in groups(EVERYTHING)
     for rule in group.rules
 ]
+BOARDS = {board.uid: board for board in boards()}
 RECORDS = {rule.name: rule for _, rule in RULES if isinstance(rule, Record)}
 ALERTS = [
     pytest.param(family, rule, id=f"{rule.name} {rule.severity} {rule.labels.get('window', '')}")
@@ -90,7 +92,7 @@ def test_alert_leads_to_its_runbook(family, alert):
 def test_runbooks_name_panels_and_boards_that_exist(family):
     """At night nobody looks for a panel that was renamed."""
     text = " ".join((RUNBOOKS / f"{family}.md").read_text().split())
-    shown = boards()
+    shown = BOARDS.values()
     titles = {chart.title for board in shown for chart in board.panels}
 
     assert set(re.findall(r"[Pp]anels? \*([^*]+)\*", text)) <= titles
@@ -102,7 +104,7 @@ def test_runbooks_name_panels_and_boards_that_exist(family):
 @each_alert
 def test_alert_leads_to_a_shipped_board(family, alert):
     """The board that an alert names exists."""
-    assert alert.dashboard in {board.uid for board in boards()}
+    assert alert.dashboard in BOARDS
 
 
 @each_alert
@@ -124,9 +126,43 @@ def test_alert_speaks_of_labels_that_it_has(family, alert):
 
 
 @each_alert
+def test_alert_names_what_it_is_about(family, alert):
+    """Which pool, which route, which worker is in the one line that a pager shows."""
+    if alert.expr.startswith(("absent(", "vector(")):
+        return  # They have no labels.
+    result, *_ = alert.expr.split("\nand ")
+    kept = labels_of(result) - {"le"} - set(re.findall(r'(\w+)="', result))
+    named = kept - {"instance", "worker"} or kept
+    # What has a name of its own is found by it; else the worker or the instance is the thing.
+    wanted = named if named - {"job"} else kept
+
+    assert wanted <= set(re.findall(r"\$labels\.(\w+)", alert.summary)), alert.summary
+
+
+@each_alert
+def test_alert_says_how_bad_it_is(family, alert):
+    """The value is in the text, where there is one: "down" has no degrees."""
+    yes_or_no = re.search(r"== 0$|absent\(|unless|vector\(1\)|== 0\n", alert.expr)
+
+    assert ("$value" in alert.description) != bool(yes_or_no), alert.expr
+
+
+@each_alert
+def test_alert_leads_to_its_board_with_what_it_speaks_of(family, alert):
+    """A link that Prometheus fills in; without a space, so that it stays on one line of YAML."""
+    url = board_url(alert.dashboard, alert.summary + alert.description)
+
+    assert url.startswith(f"{GRAFANA}/d/{alert.dashboard}")
+    assert " " not in url
+    chosen = dict(re.findall(r"var-(\w+)=\{\{\$labels\.(\w+)\|urlquery\}\}", url))
+    assert set(chosen.values()) <= labels_of(alert.expr)
+    assert url in rendered(EVERYTHING)[file_name(family)]
+
+
+@each_alert
 def test_alert_waits_or_stays(family, alert):
     """A single odd evaluation wakes nobody: an alert must hold, or stays once it was right."""
-    assert alert.lasts or alert.keep or alert.severity == "none"
+    assert alert.lasts != "0s" or alert.keep or alert.severity == "none"
 
 
 def test_nobody_is_told_about_throughput_unasked():
@@ -151,7 +187,10 @@ def test_every_record_is_read():
     """A record that neither an alert nor a board nor another record reads is a waste."""
     texts = [rule.expr for _, rule in RULES if rule.expr]
     shown = [
-        target.expr for board in boards() for chart in board.panels for target in chart.targets
+        target.expr
+        for board in BOARDS.values()
+        for chart in board.panels
+        for target in chart.targets
     ]
     read = {name for text in [*texts, *shown] for name, _ in selectors(text)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import pytest
 import yaml
 
 from alerts.chosen import listed
+from alerts.links import GRAFANA, RUNBOOKS
+from alerts.thresholds import THRESHOLDS
+from dashboards.__main__ import rendered
 from fastobs.cli.export import shipped
 from tests.cli.running import ROOT, Done, complaint, fastobs
 
@@ -117,6 +121,32 @@ def test_thresholds_are_chosen_at_export(tmp_path, kind):
         assert made == yaml.safe_load(shipped("alerts")["fastobs-runtime.rules.yml"])
 
 
+def test_boards_follow_the_thresholds_that_are_chosen(tmp_path):
+    """The colour of a panel changes where the alert that was exported with the same words fires."""
+    words = ("--slo", "availability=99.5", "--set", "pool_use=0.95")
+    export("dashboards", "export", tmp_path, *words)
+
+    made = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert made == rendered(replace(THRESHOLDS, slo_availability=0.005, pool_use=0.95))
+    assert made["fastobs-pools.json"] != shipped("dashboards")["fastobs-pools.json"]
+    assert fastobs("dashboards", "export", tmp_path, *words, "--check").returncode == 0
+
+
+def test_links_lead_to_ones_own_grafana_and_runbooks(tmp_path):
+    """Nobody opens a link to somebody else's machine at night."""
+    ours = ("--runbooks", "https://wiki.example.org/runbooks/")
+    export("alerts", "export", tmp_path / "a", *ours, "--grafana", "https://grafana.example.org")
+    export("dashboards", "export", tmp_path / "d", *ours)
+
+    for folder, files in (("a", shipped("alerts")), ("d", shipped("dashboards"))):
+        for name, text in files.items():
+            meant = text.replace(RUNBOOKS, "https://wiki.example.org/runbooks")
+            found = (tmp_path / folder / name).read_text()
+            assert found == meant.replace(GRAFANA, "https://grafana.example.org")
+    assert "wiki.example.org/runbooks/pools.md#" in (tmp_path / "d/fastobs-pools.json").read_text()
+    assert "grafana.example.org/d/" in (tmp_path / "a/fastobs-pools.rules.yml").read_text()
+
+
 def test_chosen_thresholds_are_checked_with_the_same_words(tmp_path):
     """A pipeline that names them learns when the files are of other ones."""
     words = ("alerts", "export", tmp_path, "--set", "pool_use=0.95")
@@ -141,17 +171,33 @@ def reason_of(name: str) -> str:
     return next(line.reason for line in listed() if line.name == name)
 
 
+def without(library: str, *words: object) -> Done:
+    """The command where a library is not installed."""
+    code = (
+        f"import sys; sys.modules[{library!r}] = None; from fastobs.cli import main; "
+        "sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
 def test_without_yaml_other_thresholds_say_what_to_install(tmp_path):
-    """The shipped rules need none, and are exported all the same."""
-    code = "import sys; sys.modules['yaml'] = None; from fastobs.cli import main; sys.exit(main())"
+    """The shipped rules need none, and are exported all the same, with links of one's own."""
+    export = ("alerts", "export", tmp_path)
 
-    def run(*words: str) -> Done:
-        command = [sys.executable, "-c", code, "alerts", "export", str(tmp_path), *words]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        return Done(done.returncode, done.stdout, done.stderr)
+    assert "install 'fastobs[cli]'" in complaint(without("yaml", *export, "--set", "pool_use=0.9"))
+    assert without("yaml", *export, "--grafana", "https://grafana.example.org").returncode == 0
 
-    assert "pip install 'fastobs[cli]'" in complaint(run("--set", "pool_use=0.9"))
-    assert run().returncode == 0
+
+def test_without_grafanalib_other_colours_say_what_to_install(tmp_path):
+    """The shipped boards need none."""
+    export = ("dashboards", "export", tmp_path)
+
+    said = complaint(without("grafanalib", *export, "--set", "pool_use=0.9"))
+
+    assert "pip install 'fastobs[dashboards]'" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -219,6 +265,8 @@ def test_check_tells_what_differs_and_writes_nothing(tmp_path):
         (("monitor", "export", "{}", "--selector", "a=b", "--name", "a: b"), "--name 'a: b'"),
         (("monitor", "export", "{}", "--selector", "a=b", "--secret", "x"), "like shop-metrics/"),
         (("alerts", "export", "{}/file/below"), "cannot be used"),
+        (("alerts", "export", "{}", "--grafana", "grafana"), "write it like https://grafana.exam"),
+        (("dashboards", "export", "{}", "--set", "pool_usage=1"), "Did you mean pool_use?"),
         (("alerts", "export", "{}", "--set", "pool_usage=1"), "Did you mean pool_use?"),
         (("alerts", "export", "{}", "--slo", "availability=1"), "like availability=99.5"),
     ],

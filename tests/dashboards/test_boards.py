@@ -5,47 +5,76 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import astuple
+from functools import wraps
 from itertools import chain, combinations
 from pathlib import Path
-from typing import Any
 
 import pytest
 from grafanalib import formatunits
 
 from alerts.__main__ import FAMILIES
+from alerts.chosen import chosen, listed
 from alerts.kit import Alert
 from alerts.thresholds import THRESHOLDS
 from dashboards.__main__ import rendered
 from dashboards.boards import boards
 from dashboards.kit import Chart
 from fastobs.catalogue import CATALOGUE, HTTP_DURATION
+from tests.alerts.test_rules import EVERYTHING
 
 from .reading import grouped, known, metric_of, ranges, selectors
 
 BOARDS = {name: json.loads(text) for name, text in rendered().items()}
-CHARTS = [
-    pytest.param(board, panel, id=f"{board['uid']}: {panel['title']}")
-    for board in BOARDS.values()
-    for panel in board["panels"]
-    if panel["type"] != "row"
-]
-QUERIES = [
-    pytest.param(panel, target, id=f"{board['uid']}: {panel['title']} {target['refId']}")
-    for board in BOARDS.values()
-    for panel in board["panels"]
-    for target in panel.get("targets", [])
-]
 UNITS = {value for name, value in vars(formatunits).items() if name.isupper()}
 ALERTS: dict[str, list[str]] = {}
 for groups in FAMILIES.values():
-    for rule in chain.from_iterable(group.rules for group in groups(THRESHOLDS)):
+    for rule in chain.from_iterable(group.rules for group in groups(EVERYTHING)):
         if isinstance(rule, Alert):
             ALERTS.setdefault(rule.name, []).append(rule.expr)
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 
 board = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
-chart = pytest.mark.parametrize(("board", "panel"), CHARTS)
-each_query = pytest.mark.parametrize(("panel", "target"), QUERIES)
+
+
+def panels(board):
+    """All but the headlines."""
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def chart(test):
+    """Ask it of every panel of a board; the failure names the panel."""
+
+    @board
+    @wraps(test)
+    def asked(board):
+        for panel in panels(board):
+            named(panel["title"], test, board, panel)
+
+    # pytest looks for the arguments of what is wrapped.
+    del asked.__wrapped__
+    return asked
+
+
+def each_query(test):
+    """Ask it of every query of a board; the failure names panel and query."""
+
+    @board
+    @wraps(test)
+    def asked(board):
+        for panel in panels(board):
+            for target in panel["targets"]:
+                named(f"{panel['title']} {target['refId']}", test, panel, target)
+
+    del asked.__wrapped__
+    return asked
+
+
+def named(name, test, *of):
+    try:
+        test(*of)
+    except AssertionError as wrong:
+        wrong.add_note(f"It is about {name}.")
+        raise
 
 
 def variables(board):
@@ -291,7 +320,9 @@ def test_exemplars_are_asked_of_request_durations(panel, target):
 
 def test_every_series_is_shown():
     """No series of the catalogue is paid for and never looked at."""
-    targets: list[Any] = [query.values[1] for query in QUERIES]
+    targets = [
+        target for each in BOARDS.values() for panel in panels(each) for target in panel["targets"]
+    ]
     shown = {metric_of(name) for target in targets for name, _ in selectors(target["expr"])}
 
     assert set(CATALOGUE) - shown == set()
@@ -374,15 +405,58 @@ def test_colours_change_where_the_panels_own_alert_fires(board, panel):
     steps = panel["fieldConfig"]["defaults"].get("thresholds", {"steps": []})["steps"]
     wanted = {step["value"] for step in steps} - {None}
     named = re.findall(r"^Alert: \[(\w+)\]", panel["description"], re.MULTILINE)
-    numbers = {
+
+    assert wanted <= set(chain.from_iterable(numbers(ALERTS[name]) for name in named))
+    assert named or not wanted
+
+
+def numbers(expressions):
+    return {
         float(number)
-        for name in named
-        for expr in ALERTS[name]
+        for expr in expressions
         for number in re.findall(r"(?<![\w.\[])\d+(?:\.\d+)?(?![\w.])", expr)
     }
 
-    assert wanted <= numbers
-    assert named or not wanted
+
+def other(line):
+    """A number nobody ships; of this one, only a bucket can be counted."""
+    return 0.15 if line.name == "latency_p99.target" else round(0.97 * line.value, 6)
+
+
+OTHER = chosen([], [f"{line.name}={other(line)}" for line in listed(EVERYTHING)])
+
+
+def test_boards_of_ones_own_thresholds_change_colours_where_ones_own_alerts_fire():
+    """Not one panel still shows a number that is shipped."""
+    exprs: dict[str, list[str]] = {}
+    for groups in FAMILIES.values():
+        for rule in chain.from_iterable(group.rules for group in groups(OTHER)):
+            if isinstance(rule, Alert):
+                exprs.setdefault(rule.name, []).append(rule.expr)
+    coloured = 0
+    for text in rendered(OTHER).values():
+        for panel in json.loads(text)["panels"]:
+            config = panel.get("fieldConfig", {"defaults": {}})["defaults"]
+            steps = config.get("thresholds", {"steps": []})["steps"]
+            wanted = {step["value"] for step in steps} - {None}
+            named = re.findall(r"^Alert: \[(\w+)\]", panel.get("description", ""), re.MULTILINE)
+            coloured += bool(wanted)
+            assert wanted <= set(chain.from_iterable(numbers(exprs[name]) for name in named))
+
+    assert coloured > 20
+
+
+def test_ones_own_thresholds_are_in_columns_and_queries_too():
+    """The routes table, and the lines that a query draws because they move."""
+    found = {name: json.loads(text) for name, text in rendered(OTHER).items()}
+    overview = found["fastobs-overview.json"]["panels"]
+    columns = json.dumps([panel for panel in overview if panel["title"] == "Routes"])
+
+    for pair in (OTHER.latency_p50, OTHER.latency_p99, OTHER.error_ratio):
+        for value in astuple(pair):
+            assert f'"value": {value}' in columns
+    assert f'"{OTHER.traffic_drop.target:g} * sum(' in json.dumps(overview)
+    assert f'"{OTHER.memory:g} * max(' in json.dumps(found["fastobs-runtime.json"])
 
 
 @chart
