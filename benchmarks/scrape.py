@@ -10,10 +10,11 @@ from statistics import median
 from time import process_time
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.openmetrics import exposition
+from prometheus_client.openmetrics import exposition as theirs_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastobs import catalogue
+from fastobs._endpoint import exposition, zipped
 from fastobs.cells import Meters
 from fastobs.cells.render import render
 
@@ -21,7 +22,7 @@ __all__ = ["Scrape", "time_scrapes"]
 
 METRIC = catalogue.HTTP_DURATION
 
-generate_openmetrics: Callable[[CollectorRegistry], bytes] = exposition.generate_latest
+generate_openmetrics: Callable[[CollectorRegistry], bytes] = theirs_openmetrics.generate_latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,10 @@ def time_scrapes(label_sets: int, *, repeats: int) -> list[dict[str, object]]:
     _same(meters, registry)
 
     def plain() -> bytes:
-        return render(meters, openmetrics=False).encode()
+        return b"".join(exposition(meters, list, openmetrics=False))
 
     def openmetrics() -> bytes:
-        return f"{render(meters, openmetrics=True)}# EOF\n".encode()
+        return b"".join(exposition(meters, list, openmetrics=True))
 
     return [
         asdict(_compare(title, mine, yours, repeats))
@@ -64,7 +65,7 @@ def time_scrapes(label_sets: int, *, repeats: int) -> list[dict[str, object]]:
             ("OpenMetrics", openmetrics, lambda: generate_openmetrics(registry)),
             (
                 "text, gzip (ours level 1, theirs 9)",
-                lambda: gzip.compress(plain(), compresslevel=1),
+                lambda: zipped(exposition(meters, list, openmetrics=False)),
                 lambda: gzip.compress(generate_latest(registry)),
             ),
         )
@@ -81,7 +82,10 @@ def _same(meters: Meters, registry: CollectorRegistry) -> None:
             for sample in family.samples
             if not sample.name.endswith(("_sum", "_created"))
         }
-        for text in (render(meters, openmetrics=False), generate_latest(registry).decode())
+        for text in (
+            "".join(render(meters, openmetrics=False)),
+            generate_latest(registry).decode(),
+        )
     )
     if ours != theirs:
         msg = "fastobs and prometheus_client do not show the same numbers."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from hmac import compare_digest
 from time import perf_counter
 
@@ -19,7 +19,7 @@ from .cells import Meters
 from .cells.bridge import write
 from .cells.render import OPENMETRICS, TEXT, render
 
-__all__ = ["exposition", "metrics_page"]
+__all__ = ["exposition", "metrics_page", "zipped"]
 
 
 Users = Callable[[], list[Family]]
@@ -39,10 +39,8 @@ def metrics_page(meters: Meters, *, token: str | None, users: Users) -> ASGIApp:
 
     def produce(*, openmetrics: bool, compressed: bool) -> bytes:
         started = perf_counter()
-        body = exposition(meters, users, openmetrics=openmetrics)
-        if compressed:
-            # Level 1 takes a tenth of the default's time for a body a third larger.
-            body = gzip.compress(body, compresslevel=1)
+        parts = exposition(meters, users, openmetrics=openmetrics)
+        body = zipped(parts) if compressed else b"".join(parts)
         took.observe(perf_counter() - started)
         return body
 
@@ -79,11 +77,20 @@ def metrics_page(meters: Meters, *, token: str | None, users: Users) -> ASGIApp:
     return page
 
 
-def exposition(meters: Meters, users: Users, *, openmetrics: bool) -> bytes:
-    """Everything there is to show now, in one of the two text formats."""
+def exposition(meters: Meters, users: Users, *, openmetrics: bool) -> Iterator[bytes]:
+    """Everything there is to show now, in one of the two text formats, part by part."""
     meters.refresh()
-    text = render(meters, openmetrics=openmetrics) + write(users(), openmetrics=openmetrics)
-    return (text + "# EOF\n" if openmetrics else text).encode()
+    for part in render(meters, openmetrics=openmetrics):
+        yield part.encode()
+    yield write(users(), openmetrics=openmetrics).encode()
+    if openmetrics:
+        yield b"# EOF\n"
+
+
+def zipped(parts: Iterable[bytes]) -> bytes:
+    """As gzip has it. Level 1 takes a tenth of the default's time for a body a third larger."""
+    packer = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
+    return b"".join([*map(packer.compress, parts), packer.flush()])
 
 
 def _allowed(authorization: str, token: str) -> bool:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Scope
 from fastobs.catalogue import Metric
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
+from fastobs.cells.render import render
 
 
 @dataclass
@@ -95,6 +96,11 @@ async def call(
     except BaseException as error:
         answer.raised = error
     return answer
+
+
+def text_of(meters: Meters, *, openmetrics: bool = False) -> str:
+    """What a scrape would show of them."""
+    return "".join(render(meters, openmetrics=openmetrics))
 
 
 def values(meters: Meters, metric: Metric) -> dict[tuple[str, ...], float]:

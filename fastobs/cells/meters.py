@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from struct import Struct
+from struct import error as StructError  # noqa: N812
 from time import time
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from fastobs.catalogue import Metric
 from .store import EXEMPLARS, NUMBERS, Key, MemoryStore, Place, Store, View
 
 __all__ = [
+    "EXEMPLAR_TIME",
     "EXEMPLAR_WIDTH",
     "Counter",
     "Exemplar",
@@ -49,6 +51,8 @@ BOUNDED = frozenset(
 
 EXEMPLAR_WIDTH = 9
 """Cells: the ids in words of 32 bits, which a float64 holds exactly, value, time, check."""
+EXEMPLAR_TIME = 7
+"""Which of them is the time; 0 where there is no exemplar."""
 
 
 WORDS = Struct(">6I")
@@ -69,12 +73,15 @@ class Exemplar(NamedTuple):
 
     @classmethod
     def read(cls, cells: Sequence[float]) -> Exemplar | None:
-        """None for one that was never written, or is being written by another process just now."""
+        """None for what is none, or is being written by another process just now."""
         *words, value, at, check = cells
         if check != sum(words) + 1.0:
             return None
-        trace = "".join(f"{int(word):08x}" for word in words[:4])
-        return cls(trace, "".join(f"{int(word):08x}" for word in words[4:]), value, at)
+        try:
+            ids = WORDS.pack(*map(int, words)).hex()
+        except (OverflowError, ValueError, StructError):
+            return None
+        return cls(ids[:32], ids[32:], value, at)
 
 
 class Row:
@@ -182,7 +189,7 @@ class Gauge(Row):
 class Histogram(Row):
     """A distribution: a cell per bucket, one for what is above them, one for the sum."""
 
-    __slots__ = ("_exemplars", "bounds", "last", "width")
+    __slots__ = ("_exemplars", "bounds", "last", "marks", "width")
     width: int
 
     def __init__(self, metric: Metric, values: tuple[str, ...], store: Store) -> None:
@@ -191,6 +198,8 @@ class Histogram(Row):
         self.last = len(metric.buckets) + 1
         """The cell of the sum."""
         self._exemplars: Place | None = None
+        self.marks: dict[int, tuple[float, str]] = {}
+        """The renderer's cache: by bucket, the time of the latest exemplar and its text."""
         super().__init__(metric, values, store)
 
     def observe(self, value: float) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from math import inf
 
 from fastobs._contain import contain
-from fastobs.catalogue import Metric
+from fastobs.catalogue import CATALOGUE, Metric
 
-from .meters import EXEMPLAR_WIDTH, Exemplar, Histogram, Meters, Row
+from .meters import EXEMPLAR_TIME, EXEMPLAR_WIDTH, Exemplar, Histogram, Meters, Row
 from .store import View
 
 __all__ = ["OPENMETRICS", "TEXT", "exemplars_of", "render"]
@@ -21,47 +22,83 @@ __all__ = ["OPENMETRICS", "TEXT", "exemplars_of", "render"]
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+PART = 1 << 10
+"""Pieces that are joined at a time; of buckets they make about 50 kB."""
 
-def render(meters: Meters, *, openmetrics: bool) -> str:
+
+def render(meters: Meters, *, openmetrics: bool) -> Iterator[str]:
     """All metrics, without the ``# EOF`` that ends an OpenMetrics exposition.
+
+    In parts, since memory for all of it at once would cost as much time as writing it.
 
     Args:
         meters: What to show.
         openmetrics: With exemplars, and the counter's family named without ``_total``.
     """
-    parts: list[str] = []
     view = meters.view()
     for metric, rows in meters:
         try:
-            lines = [line for row in rows for line in _of(row, view, openmetrics=openmetrics)]
+            lines = _lines(metric, rows, view, openmetrics=openmetrics)
         except Exception as error:
             # What is wrong with one metric must not hide the others.
             contain("metrics", error)
         else:
             if lines:
-                parts.append(_head(metric, openmetrics=openmetrics))
-                parts.extend(lines)
-    return "".join(parts)
+                yield _head(metric, openmetrics=openmetrics)
+            for at in range(0, len(lines), PART):
+                yield "".join(lines[at : at + PART])
 
 
-def _of(row: Row, view: View, *, openmetrics: bool) -> Iterator[str]:
-    for worker, numbers in view.numbers(row):
-        text = _lines(row, worker, numbers)
-        if openmetrics and isinstance(row, Histogram) and not row.metric.per_worker:
-            text = _with_exemplars(row, view, text)
-        yield text
+def _lines(metric: Metric, rows: list[Row], view: View, *, openmetrics: bool) -> list[str]:
+    """A family's lines in pieces: joining many at once is the cheapest."""
+    lines: list[str] = []
+    histogram = metric.kind == "histogram"
+    marked = openmetrics and not metric.per_worker
+    for row in rows:
+        for worker, numbers in view.numbers(row):
+            texts = _cumulated(numbers) if histogram else [repr(numbers[0])]
+            if marked and isinstance(row, Histogram):
+                for bucket, mark in _marks(row, view):
+                    texts[bucket] += mark
+            # A copy: somebody else may be rendering, too.
+            pieces = _template(row, worker).copy()
+            pieces[2::3] = texts
+            lines += pieces
+    return lines
+
+
+def _cumulated(numbers: Sequence[float]) -> list[str]:
+    counts = [*map(repr, map(int, accumulate(numbers[:-1])))]
+    return [*counts, counts[-1], repr(numbers[-1])]
+
+
+def _marks(row: Histogram, view: View) -> Iterator[tuple[int, str]]:
+    """What leads from a bucket to a trace; few of them change between two scrapes."""
+    for bucket, cells in _latest(row, view):
+        at = cells[EXEMPLAR_TIME]
+        known = row.marks.get(bucket)
+        if known is None or known[0] != at:
+            if (one := Exemplar.read(cells)) is None:
+                continue
+            labels = f'{{trace_id="{one.trace_id}",span_id="{one.span_id}"}}'
+            known = row.marks[bucket] = at, f" # {labels} {one.value} {one.at:.3f}"
+        yield bucket, known[1]
 
 
 def exemplars_of(row: Row, view: View) -> dict[int, Exemplar]:
     """The latest exemplar of each bucket, over all workers."""
-    latest: dict[int, Exemplar] = {}
-    for cells in view.exemplars(row):
-        for bucket in range(len(cells) // EXEMPLAR_WIDTH):
+    read = ((bucket, Exemplar.read(cells)) for bucket, cells in _latest(row, view))
+    return {bucket: one for bucket, one in read if one is not None}
+
+
+def _latest(row: Row, view: View) -> Iterator[tuple[int, Sequence[float]]]:
+    """The cells of each bucket's latest exemplar. Most have none, and of several one is wanted."""
+    columns = list(view.exemplars(row))
+    times = (cells[EXEMPLAR_TIME::EXEMPLAR_WIDTH] for cells in columns)
+    for bucket, written in enumerate(zip(*times, strict=True)):
+        if last := max(written):
             at = bucket * EXEMPLAR_WIDTH
-            found = Exemplar.read(cells[at : at + EXEMPLAR_WIDTH])
-            if found is not None and (bucket not in latest or found.at > latest[bucket].at):
-                latest[bucket] = found
-    return latest
+            yield bucket, columns[written.index(last)][at : at + EXEMPLAR_WIDTH]
 
 
 def _head(metric: Metric, *, openmetrics: bool) -> str:
@@ -69,29 +106,32 @@ def _head(metric: Metric, *, openmetrics: bool) -> str:
     return f"# HELP {name} {metric.help}\n# TYPE {name} {metric.kind}\n"
 
 
-def _lines(row: Row, worker: str, numbers: Sequence[float]) -> str:
+def _template(row: Row, worker: str) -> list[str]:
+    """The row's lines as they stay, with every third piece empty for a number."""
     if row.template is None:
         row.template = {}
-    template = row.template.get(worker)
+    template: list[str] | None = row.template.get(worker)
     if template is None:
-        template = row.template[worker] = _template(row, worker)
-    if isinstance(row, Histogram):
-        cumulated = tuple(accumulate(numbers[:-1]))
-        return str(template % (*cumulated, cumulated[-1], numbers[-1]))
-    return str(template % (numbers[0],))
+        template = row.template[worker] = [*_pieces(row, worker), "\n"]
+    return template
 
 
-def _template(row: Row, worker: str) -> str:
-    metric = row.metric
-    name = metric.name
-    labels = _labels(row, worker).replace("%", "%%")
-    if metric.kind != "histogram":
-        return f"{name}{{{labels}}} %s\n" if labels else f"{name} %s\n"
+def _pieces(row: Row, worker: str) -> Iterator[str]:
+    name = row.metric.name
+    labels = _labels(row, worker)
+    braces = f"{{{labels}}} " if labels else " "
+    if row.metric.kind != "histogram":
+        yield from (name, braces, "")
+        return
     comma = "," if labels else ""
-    bounds = [*(repr(float(bound)) for bound in metric.buckets), "+Inf"]
-    buckets = "".join(f'{name}_bucket{{{labels}{comma}le="{le}"}} %d\n' for le in bounds)
-    braces = f"{{{labels}}}" if labels else ""
-    return f"{buckets}{name}_count{braces} %d\n{name}_sum{braces} %s\n"
+    # One text for all buckets, after which comes what differs: there are many rows.
+    bucket = f'{name}_bucket{{{labels}{comma}le="'
+    further = f"\n{bucket}"
+    for bound in (*row.metric.buckets, inf):
+        yield from (bucket, BOUNDS[bound], "")
+        bucket = further
+    yield from (f"\n{name}_count", braces, "")
+    yield from (f"\n{name}_sum", braces, "")
 
 
 def _labels(row: Row, worker: str) -> str:
@@ -110,16 +150,11 @@ OPTIONAL = frozenset({"service_version", "deployment_environment_name"})
 """Labels left out when empty. To Prometheus that is the same; to readers it is not."""
 
 
+BOUNDS = {
+    bound: f'{float(bound)!r}"}} ' for metric in CATALOGUE.values() for bound in metric.buckets
+} | {inf: '+Inf"} '}
+"""How a bucket's label ends, by its bound."""
+
+
 def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def _with_exemplars(row: Row, view: View, text: str) -> str:
-    found = exemplars_of(row, view)
-    if not found:
-        return text
-    lines = text.splitlines(keepends=True)
-    for bucket, one in found.items():
-        labels = f'{{trace_id="{one.trace_id}",span_id="{one.span_id}"}}'
-        lines[bucket] = f"{lines[bucket][:-1]} # {labels} {one.value} {one.at:.3f}\n"
-    return "".join(lines)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 
 from fastobs import catalogue
@@ -131,23 +132,24 @@ class SharedView:
         self._exemplars: list[Column] | None = None
         # A third less than adding one column after the other.
         self._merged: Sequence[float] = list(
-            map(sum, zip(*(column.cells for column in found), strict=False))
+            map(sum, zip(*(column.cells for column in found), strict=False), repeat(0.0))
         )
 
-    def numbers(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
+    def numbers(self, row: Readable) -> Iterable[tuple[str, Sequence[float]]]:
         if not row.shared:
-            yield from OwnView(self._own).numbers(row)
-        elif len(row.numbers(self._merged)) < row.width:
+            return OwnView(self._own).numbers(row)
+        merged = row.numbers(self._merged)
+        if len(merged) < row.width:
             # Made after the columns were read; the next scrape has it.
-            return
-        elif row.metric.per_worker:
-            yield from self._each(row)
-        elif row.metric.kind == "gauge":
+            return ()
+        if row.metric.per_worker:
+            return self._each(row)
+        if row.metric.kind == "gauge":
             shown = [numbers[0] for _, numbers in self._each(row)]
-            if shown:
-                yield "", (max(shown) if row.metric.merge == "max" else sum(shown),)
-        else:
-            yield "", row.numbers(self._merged)
+            return (
+                [("", (max(shown) if row.metric.merge == "max" else sum(shown),))] if shown else ()
+            )
+        return (("", merged),)
 
     def exemplars(self, row: Readable) -> Iterable[Sequence[float]]:
         at = self._store.place_of(EXEMPLARS, Key(row.metric.name, row.values))
@@ -157,7 +159,7 @@ class SharedView:
             self._exemplars = list(self._store.columns(EXEMPLARS))
         for column in self._exemplars:
             cells = column.cells[at : at + row.exemplar_width]
-            if any(cells) and len(cells) == row.exemplar_width:
+            if len(cells) == row.exemplar_width:
                 yield cells
 
     def _each(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from typing import NamedTuple, Protocol
 
 from fastobs.catalogue import Metric
@@ -72,11 +72,10 @@ class Readable(Protocol):
 class View(Protocol):
     """All rows at one moment, of one process or of several."""
 
-    def numbers(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
+    def numbers(self, row: Readable) -> Iterable[tuple[str, Sequence[float]]]:
         """The row's cells: once for the whole service, or once for each worker that has them.
 
-        Yields:
-            The worker, for metrics that are per worker; and the cells.
+        Each with the worker, for metrics that are per worker.
         """
         ...
 
@@ -124,10 +123,9 @@ class OwnView:
     def __init__(self, worker: str) -> None:
         self._worker = worker
 
-    def numbers(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
+    def numbers(self, row: Readable) -> Iterable[tuple[str, Sequence[float]]]:
         numbers = row.numbers(row.cells)
-        if row.is_shown(numbers):
-            yield self._worker, numbers
+        return ((self._worker, numbers),) if row.is_shown(numbers) else ()
 
     def exemplars(self, row: Readable) -> Iterable[Sequence[float]]:
         place = row.exemplar_place

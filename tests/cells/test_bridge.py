@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from fastobs import catalogue
 from fastobs.cells import Meters
 from fastobs.cells.bridge import CellsCollector, foreign, write
-from fastobs.cells.render import render
+from tests.driving import text_of
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_an_endpoint_of_the_apps_own_shows_our_cells(
 
     ours = {
         (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in parse_text(render(meters, openmetrics=False))
+        for family in parse_text(text_of(meters))
         for sample in family.samples
     }
     assert theirs == ours

@@ -12,11 +12,11 @@ from prometheus_client.samples import Sample
 from fastobs import catalogue
 from fastobs.cells import Meters
 from fastobs.cells.meters import Exemplar
-from fastobs.cells.render import render
+from tests.driving import text_of
 
 
 def samples(meters: Meters, *, openmetrics: bool = False) -> dict[tuple[object, ...], Sample]:
-    text = render(meters, openmetrics=openmetrics)
+    text = text_of(meters, openmetrics=openmetrics)
     families = parse_openmetrics(text + "# EOF\n") if openmetrics else parse_text(text)
     return {
         (sample.name, *sorted(sample.labels.items())): sample
@@ -70,7 +70,7 @@ def test_each_family_has_its_head_once() -> None:
     for route in "abc":
         meters.counter(catalogue.HTTP_SLOW, route).add()
 
-    text = render(meters, openmetrics=False)
+    text = text_of(meters)
 
     assert text.count("# TYPE fastobs_slow_requests_total counter\n") == 1
     assert text.count("# HELP fastobs_slow_requests_total ") == 1
@@ -82,7 +82,7 @@ def test_metrics_of_a_worker_say_which() -> None:
     meters.gauge(catalogue.TASKS).set(5)
     meters.counter(catalogue.HTTP_SLOW, "/").add()
 
-    text = render(meters, openmetrics=False)
+    text = text_of(meters)
 
     assert 'fastobs_asyncio_tasks{worker="0"} 5.0' in text
     assert 'fastobs_slow_requests_total{http_route="/"} 1.0' in text
@@ -94,7 +94,7 @@ def test_a_gauge_that_is_not_there_is_not_shown() -> None:
     meters.gauge(catalogue.TASKS).set(3)
     meters.gauge(catalogue.TASKS).hide()
 
-    assert "fastobs_asyncio_tasks" not in render(meters, openmetrics=False)
+    assert "fastobs_asyncio_tasks" not in text_of(meters)
 
 
 def test_exemplars_lead_from_a_bucket_to_a_trace_in_openmetrics_only() -> None:
@@ -110,19 +110,19 @@ def test_exemplars_lead_from_a_bucket_to_a_trace_in_openmetrics_only() -> None:
     assert bucket.exemplar is not None
     assert bucket.exemplar.labels == {"trace_id": "ab" * 16, "span_id": "cd" * 8}
     assert bucket.exemplar.value == 0.02
-    assert "trace_id" not in render(meters, openmetrics=False)
+    assert "trace_id" not in text_of(meters)
 
 
 def test_the_cached_template_keeps_up_with_the_numbers() -> None:
     """Only the labels are cached."""
     meters = Meters()
     counter = meters.counter(catalogue.HTTP_SLOW, "/")
-    render(meters, openmetrics=False)
+    text_of(meters)
 
     counter.add(41)
     counter.add()
 
-    assert 'fastobs_slow_requests_total{http_route="/"} 42.0' in render(meters, openmetrics=False)
+    assert 'fastobs_slow_requests_total{http_route="/"} 42.0' in text_of(meters)
 
 
 def test_an_exemplar_that_is_half_written_is_not_shown() -> None:
@@ -144,7 +144,7 @@ def test_what_is_wrong_with_one_metric_does_not_hide_the_others(contained_errors
     gauge.set(1)
     gauge.template = {"0": 3}
 
-    text = render(meters, openmetrics=False)
+    text = text_of(meters)
 
     assert 'fastobs_slow_requests_total{http_route="/"} 1.0' in text
     assert "fastobs_asyncio_tasks" not in text

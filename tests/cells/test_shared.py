@@ -14,10 +14,11 @@ import pytest
 from fastobs import catalogue
 from fastobs.cells import Meters, slots
 from fastobs.cells.keys import Damaged, Keys
-from fastobs.cells.render import exemplars_of, render
+from fastobs.cells.render import exemplars_of
 from fastobs.cells.shared import NoSlot, SharedStore
 from fastobs.cells.slots import CHUNK, count
 from fastobs.cells.store import NUMBERS, Key
+from tests.driving import text_of
 
 VERSION = "test"
 
@@ -32,9 +33,7 @@ class Worker:
         self.meters = Meters(self.store)
 
     def shows(self) -> dict[str, float]:
-        lines = [
-            line for line in render(self.meters, openmetrics=False).splitlines() if line[0] != "#"
-        ]
+        lines = [line for line in text_of(self.meters).splitlines() if line[0] != "#"]
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
     def slow(self, route: str, amount: float = 1.0) -> None:
@@ -212,7 +211,7 @@ def test_exemplars_of_all_workers_are_shown_the_latest_of_each_bucket(
 
     (found,) = exemplars_of(seen, view).values()
     assert found.trace_id == f"{2:032x}"
-    assert f'trace_id="{2:032x}"' in render(three.meters, openmetrics=True)
+    assert f'trace_id="{2:032x}"' in text_of(three.meters, openmetrics=True)
 
 
 def test_a_column_grows_when_there_are_many_rows(worker: Callable[[], Worker]) -> None:
