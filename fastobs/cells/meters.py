@@ -16,11 +16,9 @@ from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs.catalogue import Metric
 
-from .store import EXEMPLARS, NUMBERS, Key, MemoryStore, Place, Store, View
+from .store import EXEMPLAR_WIDTH, EXEMPLARS, NUMBERS, Key, MemoryStore, Place, Store, View
 
 __all__ = [
-    "EXEMPLAR_TIME",
-    "EXEMPLAR_WIDTH",
     "Counter",
     "Exemplar",
     "Gauge",
@@ -47,12 +45,6 @@ BOUNDED = frozenset(
     }
 )
 """Labels that keep their value in the overflow series: they have few, and alerts read them."""
-
-
-EXEMPLAR_WIDTH = 9
-"""Cells: the ids in words of 32 bits, which a float64 holds exactly, value, time, check."""
-EXEMPLAR_TIME = 7
-"""Which of them is the time; 0 where there is no exemplar."""
 
 
 WORDS = Struct(">6I")

@@ -14,8 +14,8 @@ from math import inf
 from fastobs._contain import contain
 from fastobs.catalogue import CATALOGUE, Metric
 
-from .meters import EXEMPLAR_TIME, EXEMPLAR_WIDTH, Exemplar, Histogram, Meters, Row
-from .store import View
+from .meters import Exemplar, Histogram, Meters, Row
+from .store import EXEMPLAR_TIME, View
 
 __all__ = ["OPENMETRICS", "TEXT", "exemplars_of", "render"]
 
@@ -74,7 +74,7 @@ def _cumulated(numbers: Sequence[float]) -> list[str]:
 
 def _marks(row: Histogram, view: View) -> Iterator[tuple[int, str]]:
     """What leads from a bucket to a trace; few of them change between two scrapes."""
-    for bucket, cells in _latest(row, view):
+    for bucket, cells in view.exemplars(row):
         at = cells[EXEMPLAR_TIME]
         known = row.marks.get(bucket)
         if known is None or known[0] != at:
@@ -87,18 +87,8 @@ def _marks(row: Histogram, view: View) -> Iterator[tuple[int, str]]:
 
 def exemplars_of(row: Row, view: View) -> dict[int, Exemplar]:
     """The latest exemplar of each bucket, over all workers."""
-    read = ((bucket, Exemplar.read(cells)) for bucket, cells in _latest(row, view))
+    read = ((bucket, Exemplar.read(cells)) for bucket, cells in view.exemplars(row))
     return {bucket: one for bucket, one in read if one is not None}
-
-
-def _latest(row: Row, view: View) -> Iterator[tuple[int, Sequence[float]]]:
-    """The cells of each bucket's latest exemplar. Most have none, and of several one is wanted."""
-    columns = list(view.exemplars(row))
-    times = (cells[EXEMPLAR_TIME::EXEMPLAR_WIDTH] for cells in columns)
-    for bucket, written in enumerate(zip(*times, strict=True)):
-        if last := max(written):
-            at = bucket * EXEMPLAR_WIDTH
-            yield bucket, columns[written.index(last)][at : at + EXEMPLAR_WIDTH]
 
 
 def _head(metric: Metric, *, openmetrics: bool) -> str:

@@ -12,14 +12,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import repeat
 from pathlib import Path
 
 from fastobs import catalogue
 
 from .keys import Damaged, Keys
-from .slots import Column, Sheet, Slot, claim, columns
-from .store import EXEMPLARS, NUMBERS, Key, MemoryStore, OwnView, Place, Readable, View
+from .slots import HEAD, Column, Sheet, Slot, claim, columns
+from .store import (
+    EXEMPLAR_TIME,
+    EXEMPLAR_WIDTH,
+    EXEMPLARS,
+    NUMBERS,
+    Key,
+    MemoryStore,
+    OwnView,
+    Place,
+    Readable,
+    View,
+)
 
 __all__ = ["NoSlot", "SharedStore"]
 
@@ -129,7 +141,6 @@ class SharedView:
         self._store = store
         self._columns = found
         self._own = found[0].worker
-        self._exemplars: list[Column] | None = None
         # A third less than adding one column after the other.
         self._merged: Sequence[float] = list(
             map(sum, zip(*(column.cells for column in found), strict=False), repeat(0.0))
@@ -151,16 +162,24 @@ class SharedView:
             )
         return (("", merged),)
 
-    def exemplars(self, row: Readable) -> Iterable[Sequence[float]]:
-        at = self._store.place_of(EXEMPLARS, Key(row.metric.name, row.values))
-        if at is None:
+    def exemplars(self, row: Readable) -> Iterable[tuple[int, Sequence[float]]]:
+        place = self._store.place_of(EXEMPLARS, Key(row.metric.name, row.values))
+        if place is None:
             return
-        if self._exemplars is None:
-            self._exemplars = list(self._store.columns(EXEMPLARS))
-        for column in self._exemplars:
-            cells = column.cells[at : at + row.exemplar_width]
-            if len(cells) == row.exemplar_width:
-                yield cells
+        columns, times, latest = self._exemplars
+        first = (place - HEAD) // EXEMPLAR_WIDTH
+        for bucket, last in enumerate(latest[first : first + row.exemplar_width // EXEMPLAR_WIDTH]):
+            if last:
+                column = columns[[each[first + bucket] for each in times].index(last)]
+                at = place + bucket * EXEMPLAR_WIDTH
+                yield bucket, column[at : at + EXEMPLAR_WIDTH]
+
+    @cached_property
+    def _exemplars(self) -> tuple[list[Sequence[float]], list[Sequence[float]], list[float]]:
+        """Of each worker all cells and all times, and the latest times: most exemplars are not read."""
+        columns = [column.cells for column in self._store.columns(EXEMPLARS)]
+        times = [cells[HEAD + EXEMPLAR_TIME :: EXEMPLAR_WIDTH] for cells in columns]
+        return columns, times, list(map(max, *times)) if len(times) > 1 else list(times[0])
 
     def _each(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
         """Of each worker what it has; gauges of the dead measure nothing."""

@@ -179,9 +179,8 @@ def count(folder: Path) -> tuple[int, int]:
 
 
 def _cells(file: int, count: int) -> array[float]:
-    data = os.pread(file, count * 8, 0)
-    found = array("d")
-    found.frombytes(data[: len(data) // 8 * 8])
+    found = array("d", (0.0,)) * count
+    del found[os.preadv(file, [found], 0) // 8 :]
     return found
 
 

@@ -9,6 +9,8 @@ from fastobs.catalogue import Metric
 
 __all__ = [
     "EXEMPLARS",
+    "EXEMPLAR_TIME",
+    "EXEMPLAR_WIDTH",
     "NUMBERS",
     "Key",
     "MemoryStore",
@@ -23,6 +25,10 @@ NUMBERS = "cells"
 """The sheet for counts, sums and gauges."""
 EXEMPLARS = "exemplars"
 """The sheet for exemplars, apart, since it is large and few readers want it."""
+EXEMPLAR_WIDTH = 9
+"""Its cells for a bucket: the ids in words of 32 bits, which a float64 holds, value, time, check."""
+EXEMPLAR_TIME = 7
+"""Which of them is the time; 0 where there is no exemplar."""
 
 
 class Key(NamedTuple):
@@ -79,8 +85,8 @@ class View(Protocol):
         """
         ...
 
-    def exemplars(self, row: Readable) -> Iterable[Sequence[float]]:
-        """The row's cells of the exemplar sheet, of each worker that has some."""
+    def exemplars(self, row: Readable) -> Iterable[tuple[int, Sequence[float]]]:
+        """The row's exemplars, the latest of each bucket: which one, and its cells."""
         ...
 
 
@@ -127,6 +133,10 @@ class OwnView:
         numbers = row.numbers(row.cells)
         return ((self._worker, numbers),) if row.is_shown(numbers) else ()
 
-    def exemplars(self, row: Readable) -> Iterable[Sequence[float]]:
-        place = row.exemplar_place
-        return () if place is None else [place.cells[place.at :][: row.exemplar_width]]
+    def exemplars(self, row: Readable) -> Iterable[tuple[int, Sequence[float]]]:
+        if (place := row.exemplar_place) is not None:
+            cells = place.cells[place.at : place.at + row.exemplar_width]
+            for bucket, written in enumerate(cells[EXEMPLAR_TIME::EXEMPLAR_WIDTH]):
+                if written:
+                    at = bucket * EXEMPLAR_WIDTH
+                    yield bucket, cells[at : at + EXEMPLAR_WIDTH]
