@@ -210,7 +210,10 @@ class Ward:
             kept = min(late, max(self._cpu - before - pause, 0.0))
             began = max(now - kept, heart.due - heart.tick)
             if self._hold is not None:
-                self._hold.grip.skip(late - kept)
+                # What came after its end was not skipped of it.
+                over = heart.beaten
+                passed = late if over is None else over - slept - pause
+                self._hold.grip.skip(max(passed - kept, 0.0))
         if self._hold is not None and heart.beaten is not None:
             self._end(heart.beaten)
         if loop is None or not loop.is_running() or not heart.thread:

@@ -46,15 +46,15 @@ def matches() -> None:
     re.match(r"(a+)+$", text)
 
 
-def _as_long(make: Callable[[int], Callable[[], object]], size: int) -> int:
-    """The size with which one call takes long enough on this machine."""
+def _as_long(call: Callable[[int], object], size: int) -> int:
+    """The size with which a call takes long enough on this machine, given one that is too small."""
     while True:
-        call = make(size)
         began = time.thread_time()
-        call()
-        if time.thread_time() - began > LONG:
+        call(size)
+        took = time.thread_time() - began
+        if took > LONG:
             return size
-        size = size + 1 if size < 100 else size * 2
+        size = int(size * min(1.25 * LONG / took, 10)) + 1
 
 
 def _unsorted(size: int) -> list[str]:
@@ -62,7 +62,7 @@ def _unsorted(size: int) -> list[str]:
 
 
 SORTED: list[str] = []
-DUMPED: list[str] = []
+DUMPED: list[float] = []
 MATCHED = ""
 
 
@@ -71,22 +71,18 @@ def prepare() -> None:
     global SORTED, DUMPED, MATCHED
     if SORTED:
         return
-
-    def sorting(size: int) -> Callable[[], object]:
-        data = _unsorted(size)
-        return lambda: sorted(data)
-
-    def dumping(size: int) -> Callable[[], object]:
-        data = _unsorted(size)
-        return lambda: json.dumps(data)
-
-    def matching(size: int) -> Callable[[], object]:
-        text = "a" * size + "b"
-        return lambda: re.match(r"(a+)+$", text)
-
-    DUMPED = _unsorted(_as_long(dumping, 400_000))
-    MATCHED = "a" * _as_long(matching, 20) + "b"
-    SORTED = _unsorted(_as_long(sorting, 200_000))
+    unsorted = _unsorted(100_000)
+    # Each further letter doubles the time.
+    letters = 18
+    while True:
+        MATCHED = "a" * letters + "b"
+        began = time.thread_time()
+        matches()
+        if time.thread_time() - began > LONG:
+            break
+        letters += 1
+    DUMPED = [1 / 3] * _as_long(lambda size: json.dumps([1 / 3] * size), 100_000)
+    SORTED = unsorted * (1 + _as_long(lambda times: sorted(unsorted * times), 1))
 
 
 BLOCKERS = (waits, computes, receives, sorts, dumps, matches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, TypeVar
@@ -53,6 +53,11 @@ class Told:
     def ended(self, block: Block) -> None:
         self.blocks.append(block)
 
+    def at(self, function: Callable[[], None]) -> list[Block]:
+        """The blocks that are this function's: a busy machine may make one of any other step."""
+        name = function.__name__
+        return [block for block in self.blocks if block.place.function == name]
+
 
 def heart_of_this_loop(kind: type[Heart] = Heart) -> Heart:
     """One that beats on the running loop."""
@@ -66,22 +71,29 @@ async def beaten(heart: Heart) -> None:
         await asyncio.sleep(0)
 
 
-async def blocked(told: Told, app: ASGIApp, path: str, *, count: int = 1) -> float:
-    """Have the loop blocked by a request until so many blocks were told.
+async def blocked(
+    told: Told, block: Callable[[], Awaitable[object]], by: Callable[[], None], *, count: int = 1
+) -> float:
+    """Have the loop blocked until so many blocks by a function were told.
 
     Where the machine is busy, the watchdog may come too late to be sure of one; then once more.
 
     Returns:
-        Seconds from the last request's beginning until it was told.
+        Seconds from the beginning of the last one until it was told.
     """
     for _ in range(TRIES):
         began = perf_counter()
-        await call(app, path)
+        await block()
         with suppress(TimeoutError):
-            await until(lambda: len(told.blocks) >= count, within=5.0)
+            await until(lambda: len(told.at(by)) >= count, within=5.0)
             return perf_counter() - began
-    msg = f"{TRIES} requests for {path} were no block."
+    msg = f"{by.__name__} was no block {TRIES} times."
     raise TimeoutError(msg)
+
+
+def asking(app: ASGIApp, path: str) -> Callable[[], Awaitable[object]]:
+    """Makes one request each time."""
+    return lambda: call(app, path)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from fastobs.watchdog import Block, Heart, Watchdog, refusal, watchdog_of
 from fastobs.watchdog.watch import Grip, Ward
 from tests.driving import call
+from tests.parts import eventually
 from tests.probes.waiting import until
 
 from . import blockers
@@ -25,6 +26,7 @@ from .rig import (
     AFTER,
     TICK,
     Told,
+    asking,
     beaten,
     blocked,
     each_loop,
@@ -71,11 +73,11 @@ def test_each_kind_of_block_is_told_once_with_its_function_and_route(
             asked = served(app)
             victims = [asyncio.create_task(call(asked, f"/victims/{n}")) for n in range(3)]
             await beaten(heart)
-            whole = await blocked(told, asked, "/culprits/7")
+            whole = await blocked(told, asking(asked, "/culprits/7"), blocker)
             await beaten(heart)
             release[0].set()
             await asyncio.gather(*victims)
-            return told.blocks, whole
+            return told.at(blocker), whole
 
     (block,), whole = run(main(), loop)
 
@@ -109,8 +111,8 @@ def test_who_holds_the_loop_is_found_behind_middleware_and_child_tasks(loop: str
         heart = heart_of_this_loop()
         await beaten(heart)
         with watched(heart) as told:
-            await blocked(told, served(app), "/parent")
-            return told.blocks
+            await blocked(told, asking(served(app), "/parent"), blockers.waits)
+            return told.at(blockers.waits)
 
     (block,) = run(main(), loop)
 
@@ -135,8 +137,8 @@ def test_a_background_task_that_blocks_is_its_routes(loop: str) -> None:
         heart = heart_of_this_loop()
         await beaten(heart)
         with watched(heart) as told:
-            await blocked(told, served(app), "/job")
-            return told.blocks
+            await blocked(told, asking(served(app), "/job"), blockers.waits)
+            return told.at(blockers.waits)
 
     (block,) = run(main(), loop)
 
@@ -148,18 +150,19 @@ def test_a_background_task_that_blocks_is_its_routes(loop: str) -> None:
 def test_a_callback_that_blocks_has_a_place_and_no_route(loop: str) -> None:
     """No task runs, so nobody knows which request led to it."""
 
+    async def calls_back() -> None:
+        asyncio.get_running_loop().call_soon(blockers.waits)
+
     async def main() -> list[Block]:
         heart = heart_of_this_loop()
         await beaten(heart)
         with watched(heart) as told:
-            asyncio.get_running_loop().call_soon(blockers.waits)
-            await until(lambda: told.blocks)
-            return told.blocks
+            await blocked(told, calls_back, blockers.waits)
+            return told.at(blockers.waits)
 
     (block,) = run(main(), loop)
 
     assert block.exchange is None
-    assert block.place.function == "waits"
 
 
 @each_loop
@@ -180,25 +183,29 @@ def test_a_def_endpoint_that_blocks_its_thread_is_no_block(loop: str) -> None:
             await beaten(heart)
             return told.begun + told.blocks
 
-    assert run(main(), loop) == []
+    # A step of the loop's own that a busy machine made long is one, and another's.
+    assert not [block for block in run(main(), loop) if block.place.function == "waits"]
 
 
 @each_loop
 def test_many_short_steps_are_no_block(loop: str) -> None:
     """Together they make everybody late, but none of them is to blame."""
-
-    async def step() -> None:
-        await asyncio.sleep(0)
-        time.sleep(AFTER / 10)  # noqa: ASYNC251 - one of many
+    short = TICK / 2
 
     async def main() -> list[Block]:
-        heart = heart_of_this_loop()
+        told, heart = Told(), heart_of_this_loop()
         await beaten(heart)
-        with watched(heart) as told:
-            await asyncio.gather(*(step() for _ in range(40)))
-            await beaten(heart)
-            await beaten(heart)
-            return told.begun + told.blocks
+        ward = Ward(heart, told, AFTER, TICK)
+        began = perf_counter()
+
+        async def step(number: int) -> None:
+            looks(ward, *(began + (number + part) * short for part in (0.0, 0.5, 1.0)))
+
+        for number in range(10):
+            await asyncio.create_task(step(number))
+        heart.beaten = began + 10 * short
+        ward.look(heart.beaten, heart.beaten - TICK, TICK)
+        return told.begun + told.blocks
 
     assert run(main(), loop) == []
 
@@ -221,10 +228,18 @@ class Busy(Heart):
     """The loop's thread seems to work all the time."""
 
     used = 0.0
+    between = 10.0
+    """Seconds of processor time between two looks."""
 
     def cpu(self) -> float:
-        self.used += 10.0
+        self.used += self.between
         return self.used
+
+
+class HalfBusy(Busy):
+    """It seems to have worked for this long, and a pause before that."""
+
+    between = 0.25 + TICK
 
 
 async def after_looks(told: Told, heart: Heart, *seconds: float) -> list[Block]:
@@ -258,6 +273,25 @@ def test_of_a_block_that_a_pause_interrupts_the_pause_is_not_counted() -> None:
     (block,) = run(main())
 
     assert block.duration == pytest.approx(11 * TICK)
+
+
+def test_a_watchdog_that_comes_after_the_end_takes_nothing_from_the_block() -> None:
+    """The beat told when that was, and the pause that followed is not the step's."""
+
+    async def main() -> list[Block]:
+        told, heart = Told(), heart_of_this_loop(HalfBusy)
+        await beaten(heart)
+        ward = Ward(heart, told, AFTER, TICK)
+        now = perf_counter()
+        looks(ward, now, now + TICK)
+        heart.beaten = now + TICK + 0.5
+        ward.look(now + 3.0, now + TICK, TICK)
+        return told.blocks
+
+    (block,) = run(main())
+
+    # What it computed, and the tick in which nobody would have looked.
+    assert block.duration == pytest.approx(0.25 + TICK)
 
 
 def test_a_call_that_keeps_the_gil_is_a_block_though_the_watchdog_was_late() -> None:
@@ -360,6 +394,8 @@ def threads() -> list[threading.Thread]:
 
 @pytest.fixture
 def dog() -> Iterator[Watchdog]:
+    # Those of other tests have been stopped, and may not have heard of it.
+    assert eventually(gone)
     watchdog = Watchdog(Told(), after=AFTER, tick=TICK)
     yield watchdog
     watchdog.stop()
@@ -459,6 +495,9 @@ def test_an_error_of_ours_does_not_end_the_watch() -> None:
             if len(self.blocks) == 1:
                 raise ZeroDivisionError
 
+    async def waits() -> None:
+        blockers.waits()
+
     async def main() -> int:
         told = Fails()
         heart = heart_of_this_loop()
@@ -466,10 +505,9 @@ def test_an_error_of_ours_does_not_end_the_watch() -> None:
         dog = Watchdog(told, after=AFTER, tick=TICK)
         dog.watch(heart)
         for count in (1, 2):
-            blockers.waits()
-            await until(lambda count=count: len(told.blocks) == count)  # type: ignore[misc]
+            await blocked(told, waits, blockers.waits, count=count)
         dog.stop()
-        return len(told.blocks)
+        return len(told.at(blockers.waits))
 
     assert run(main()) == 2
 
