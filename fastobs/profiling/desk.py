@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -90,7 +91,10 @@ class Desk:
     def _keep(self, item: tuple[Meta, Callable[[Meta], Stacks]]) -> None:
         meta, stacks = item
         try:
-            self._store.put(meta, stacks(meta).encode())
+            made = stacks(meta)
+            # A sample may have been under way while it was described.
+            meta = replace(meta, samples=made.count, truncated=made.truncated)
+            self._store.put(meta, made.encode())
         except NotPrivate as refused:
             self.count["error"].add()
             # What waits already is refused as well; one line is enough.

@@ -78,6 +78,17 @@ def test_what_is_taken_is_stored_by_a_thread_and_counted(meters: Meters) -> None
     assert not given.closed
 
 
+def test_a_description_says_what_its_stacks_are_made_of(meters: Meters) -> None:
+    """A last sample may have been taken while it was described."""
+    shelf = Shelf()
+    given = desk(meters, shelf)
+    given.take(meta(), stacks)
+    written(given)
+
+    ((kept, _),) = shelf.kept
+    assert (kept.samples, kept.truncated) == (0, False)
+
+
 def test_a_description_tells_the_template_and_nothing_of_what_was_asked() -> None:
     """With its time as ISO 8601, and the ids of its span."""
     described = meta()

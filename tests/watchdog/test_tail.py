@@ -320,7 +320,7 @@ async def waits_for_a_task() -> None:
 
 
 async def other() -> None:
-    await asyncio.sleep(LONG / 2)
+    await asyncio.sleep(LONG * 0.9)
 
 
 @pytest.mark.parametrize(
