@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from ._contain import contain
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "waiting"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,7 @@ class Outbox(Generic[T]):
         name: Of the thread, and of the component in the error counter.
         limit: Items that may wait; what comes on top is dropped.
         dropped: Called for each dropped item.
+        signal: What the items are; those that have one are told by `waiting`.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class Outbox(Generic[T]):
         name: str,
         limit: int,
         dropped: Callable[[], None],
+        signal: str = "",
     ) -> None:
+        self.signal = signal
         self._deliver = deliver
         self._name = name
         self._limit = limit
@@ -90,6 +93,15 @@ class Outbox(Generic[T]):
 
 
 _outboxes: weakref.WeakSet[Outbox[Any]] = weakref.WeakSet()
+
+
+def waiting() -> dict[str, int]:
+    """How many items wait, by their signal."""
+    found: dict[str, int] = {}
+    for outbox in list(_outboxes):
+        if outbox.signal:
+            found[outbox.signal] = found.get(outbox.signal, 0) + len(outbox)
+    return found
 
 
 def _after_fork() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 
@@ -11,11 +12,11 @@ from starlette.applications import Starlette
 
 from . import catalogue
 from ._contain import report_to
-from ._outbox import Outbox
+from ._outbox import Outbox, waiting
 from ._service import identify
 from ._version import __version__
 from ._workers import Workers
-from .cells import Meters
+from .cells import Meters, Reading
 from .cells.bridge import CellsCollector
 from .cells.carry import Carry
 from .config import Service, Settings
@@ -47,6 +48,7 @@ class Process:
             _version("starlette"),
         ).set(1.0)
 
+        self.meters.ask(_Waiting())
         self.head = Head()
         self.carry = Carry(REGISTRY)
         self.workers = Workers(self.meters, self.carry)
@@ -86,6 +88,14 @@ class Process:
         from .signals.slow import lines
 
         return lines(self.meters)
+
+
+class _Waiting:
+    """What has been left for our threads, and not been delivered yet."""
+
+    def read(self) -> Iterator[Reading]:
+        for signal, items in waiting().items():
+            yield Reading(catalogue.SELF_QUEUE, (signal,), items)
 
 
 @cache

@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -24,7 +24,8 @@ from ._exchange import Exchange
 from ._extras import need
 from ._service import Identity
 from ._spans import MAKING, Way
-from .cells import Meters
+from .cells import Meters, Reading
+from .cells.meters import Counter
 from .config import Traces
 from .errors import ConfigError
 from .signals.traces import Head, Spans, adopt, foreign_spans, server_spans
@@ -99,6 +100,7 @@ def provide(settings: Traces, who: Identity, meters: Meters, head: Head) -> None
     processors = [BatchSpanProcessor(_Counted(exporter, meters)) for exporter in exporters]
     for processor in processors:
         provider.add_span_processor(processor)
+    meters.ask(_Waiting(processors, meters))
     atexit.register(_End(provider.shutdown), settings.shutdown_after)
     trace.set_tracer_provider(provider)
     if settings.sample is not None:
@@ -199,6 +201,42 @@ class _Counted(SpanExporter):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._exporter.force_flush(timeout_millis)
+
+
+class _Waiting:
+    """Spans that have ended and wait for their batch, and those that found no room.
+
+    A release of the SDK that keeps them elsewhere has no such series.
+    """
+
+    def __init__(self, processors: Iterable[BatchSpanProcessor], meters: Meters) -> None:
+        lost = meters.counter(catalogue.SELF_DROPPED, "traces", "queue_full")
+        inner: list[Any] = [getattr(each, "_batch_processor", None) for each in processors]
+        self._queues = [
+            queue for one in inner if (queue := getattr(one, "_queue", None)) is not None
+        ]
+        for one in inner:
+            if hasattr(getattr(one, "_metrics", None), "drop_items"):
+                one._metrics = _Drops(one._metrics, lost)
+
+    def read(self) -> Iterator[Reading]:
+        if self._queues:
+            yield Reading(catalogue.SELF_QUEUE, ("traces",), sum(map(len, self._queues)))
+
+
+class _Drops:
+    """The SDK's metrics of a queue, which only it would see otherwise: nobody has to set them up."""
+
+    def __init__(self, theirs: Any, lost: Counter) -> None:
+        self._theirs = theirs
+        self._lost = lost
+
+    def drop_items(self, count: int, *why: Any, **more: Any) -> None:
+        self._lost.add(count)
+        self._theirs.drop_items(count, *why, **more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._theirs, name)
 
 
 def _exporters() -> list[SpanExporter]:

@@ -50,6 +50,27 @@ def test_the_file_follows_the_compose_specification():
     assert said.returncode == 0, said.stdout + said.stderr
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("profiles", [(), ("logs",), ("profiles",), ("logs", "profiles")], ids=str)
+def test_compose_itself_reads_the_file(profiles: tuple[str, ...]):
+    """The real program fills in variables and merges; a profile brings what it says, nothing more."""
+    chosen = [word for profile in profiles for word in ("--profile", profile)]
+    said = subprocess.run(
+        [parts.find("docker-compose"), *chosen, "config", "--format", "json"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert said.returncode == 0, said.stderr
+    assert set(json.loads(said.stdout)["services"]) == {
+        name
+        for name, service in SERVICES.items()
+        if not service.get("profiles") or set(service["profiles"]) & set(profiles)
+    }
+
+
 @every_service
 def test_an_image_is_pinned(name: str):
     """The stack of today is the stack of next year."""

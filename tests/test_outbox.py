@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fastobs import catalogue
-from fastobs._outbox import Outbox
+from fastobs._outbox import Outbox, waiting
 from fastobs.cells import Meters
 from tests.driving import values
 
@@ -103,3 +103,28 @@ def test_a_forked_child_starts_its_own_thread() -> None:
     os.waitpid(pid, 0)
 
     assert os.read(read, 10) == b"pc"
+
+
+def test_what_waits_is_told_by_its_signal() -> None:
+    """Two writers of one signal are one number; what has no signal is nobody's business."""
+    gate, entered = threading.Event(), threading.Event()
+
+    def deliver(item: int) -> None:
+        entered.set()
+        gate.wait(20)
+
+    boxes = [
+        Outbox(deliver, name="fastobs-test", limit=10, dropped=lambda: None, signal=signal)
+        for signal in ("parcels", "parcels", "")
+    ]
+    for box in boxes:
+        box.put(0)
+        assert entered.wait(20)
+        entered.clear()
+        for number in (1, 2):
+            box.put(number)
+    found = waiting()
+    gate.set()
+
+    assert found["parcels"] == 4
+    assert "" not in found

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from fastobs import _tracing, catalogue
 from fastobs._exchange import Exchange
@@ -196,6 +197,54 @@ def test_what_becomes_of_batches_is_counted(meters: Meters) -> None:
     }
     assert values(meters, catalogue.SELF_DROPPED) == {("traces", "export_failed"): 2.0}
     assert (counted.force_flush(), backend.closed) == (True, True)
+
+
+class Stuck(Backend):
+    """Takes the first batch and does not come back with it until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.entered.set()
+        self.gate.wait(20)
+        return self.result
+
+
+def test_spans_that_wait_are_told_and_those_without_room_are_counted(meters: Meters) -> None:
+    """A queue that is full drops spans, which the SDK says in its own metrics only."""
+    backend = Stuck()
+    processor = BatchSpanProcessor(backend, max_queue_size=4, max_export_batch_size=4)
+    meters.ask(_tracing._Waiting([processor], meters))
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    tracer = provider.get_tracer("test")
+
+    def end(spans: int) -> None:
+        for _ in range(spans):
+            tracer.start_span("one").end()
+
+    end(4)
+    assert backend.entered.wait(20)
+    end(7)
+    meters.refresh()
+    waiting, lost = values(meters, catalogue.SELF_QUEUE), values(meters, catalogue.SELF_DROPPED)
+    backend.gate.set()
+    provider.shutdown()
+
+    assert waiting == {("traces",): 4.0}
+    assert lost == {("traces", "queue_full"): 3.0}
+
+
+def test_a_release_that_keeps_spans_elsewhere_has_no_queue_to_tell_of(meters: Meters) -> None:
+    """Unknown, and not a zero that looks like an empty queue."""
+    elsewhere: Any = object()
+    meters.ask(_tracing._Waiting([elsewhere], meters))
+
+    meters.refresh()
+
+    assert values(meters, catalogue.SELF_QUEUE) == {}
 
 
 def test_ids_come_from_the_exchange_whose_span_is_being_made() -> None:

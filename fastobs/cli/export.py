@@ -18,7 +18,15 @@ from fastobs._extras import need
 
 from .failure import Failed
 
-__all__ = ["alerts", "config_map", "dashboards", "monitor", "prometheus_rule", "shipped"]
+__all__ = [
+    "alerts",
+    "compatible",
+    "config_map",
+    "dashboards",
+    "monitor",
+    "prometheus_rule",
+    "shipped",
+]
 
 PLACES = (Path(__file__).parents[1] / "_shipped", Path(__file__).parents[2])
 """Where the boards and rules are with the code that makes them: in a wheel, in a checkout."""
@@ -147,7 +155,7 @@ def export_alerts(
     else:
         _refuse(label, kind)
     if kind is RuleFormat.COMPAT:
-        rules = {name: KEEPS_FIRING.sub("", text) for name, text in rules.items()}
+        rules = {name: compatible(text) for name, text in rules.items()}
     _write(rules, folder, force=force, check=check)
 
 
@@ -296,6 +304,11 @@ def _linked(
 
 def _missing(what: str) -> str:
     return f"This installation of fastobs has no {what}. Install it from its wheel: pip install fastobs."
+
+
+def compatible(rules: str) -> str:
+    """A rule file without what a Prometheus before 2.42 and an old vmalert refuse."""
+    return KEEPS_FIRING.sub("", rules)
 
 
 def config_map(file: str, board: str, labels: Mapping[str, str]) -> str:

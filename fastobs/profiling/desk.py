@@ -76,7 +76,7 @@ class Desk:
         self._without = without
         self._lost = meters.counter(catalogue.SELF_DROPPED, "profiles", "queue_full").add
         self._outbox: Outbox[tuple[Meta, Callable[[Meta], Stacks]]] = Outbox(
-            self._keep, name="profiles", limit=WAITING, dropped=self._dropped
+            self._keep, name="profiles", limit=WAITING, dropped=self._dropped, signal="profiles"
         )
 
     def take(self, meta: Meta, stacks: Callable[[Meta], Stacks]) -> None:

@@ -135,7 +135,7 @@ def lines(meters: Meters, *, limit: int = 1000, stream: TextIO | None = None) ->
         level, fields = line
         getattr(logger[0], level)(**fields)
 
-    return Outbox(write, name="fastobs-log", limit=limit, dropped=dropped.add)
+    return Outbox(write, name="fastobs-log", limit=limit, dropped=dropped.add, signal="logs")
 
 
 def _logger(stream: TextIO | None) -> Any:

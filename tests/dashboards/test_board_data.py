@@ -1,35 +1,39 @@
-"""Every query and every rule, on both major versions of Prometheus that watch the shop under load."""
+"""Every query and every rule, on what watches the shop: idle first, then under load.
+
+Both major versions of Prometheus, and VictoriaMetrics with vmalert, scrape the same two workers.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from alerts.__main__ import GENERATED
-from alerts.families import FAMILIES, file_name
-from alerts.kit import render
-from alerts.pace import Pace
-from alerts.thresholds import THRESHOLDS
+from alerts.families import FAMILIES
 from dashboards.boards import boards
-from dashboards.expressions import Expression, expressions, plain
+from dashboards.expressions import expressions, plain
 from examples.running import under_load
-from tests import parts
+from fastobs.catalogue import SELF_OVERFLOW
+from fastobs.cli.export import compatible
+from tests import parts, watched
 from tests.parts.programs import MissingPart
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[2]
 VERSIONS = {"prometheus": "promtool", "prometheus-3": "promtool-3"}
-SECONDS = 30
+OTHER = "victoria-metrics"
+SECONDS = 20
+SCRAPES = 12
 SMALL_POOL_ALERT = "FastobsPoolTimeouts"
 QUERIES = list(expressions(window="15s"))
 MARKS = [
@@ -37,17 +41,28 @@ MARKS = [
     for mark in boards()[0].annotations.list
 ]
 
+board = pytest.mark.parametrize("uid", dict.fromkeys(query.board for query in QUERIES))
 version = pytest.mark.parametrize("version", VERSIONS)
+database = pytest.mark.parametrize("version", [*VERSIONS, OTHER])
+
+
+class Span(NamedTuple):
+    """From and to, in seconds since the epoch."""
+
+    start: float
+    end: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """Who was watching, and when (seconds since the epoch)."""
+    """Who was watching, and when nobody asked the shop for anything, and when many did."""
 
     shop: parts.Server
     by: Mapping[str, parts.Prometheus]
-    began: float
-    ended: float
+    alerting: Mapping[str, parts.Prometheus]
+    """Who evaluates the rules: each Prometheus itself, and vmalert for VictoriaMetrics."""
+    idle: Span
+    busy: Span
 
     def prometheus(self, version: str) -> parts.Prometheus:
         """The server of a version; a part may be missing where a person runs the tests."""
@@ -55,86 +70,99 @@ class Watched:
             parts.find(version)
         return self.by[version]
 
-    def series(self, query: str, version: str) -> list[dict[str, Any]]:
+    def series(self, query: str, version: str, span: Span) -> list[dict[str, Any]]:
         """What the query was, every two seconds."""
-        span = {"start": self.began, "end": self.ended, "step": 2}
         found: list[dict[str, Any]] = self.prometheus(version).api(
-            "query_range", query=query, **span
+            "query_range", query=query, **span._asdict(), step=2
         )["result"]
         return found
 
 
-@contextmanager
-def _watched(folder: Path) -> Iterator[tuple[parts.Server, dict[str, parts.Prometheus]]]:
-    """The shop with two workers, and a Prometheus of each version with our rules in a hurry."""
-    rules = []
-    for family, groups in FAMILIES.items():
-        rules.append(folder / file_name(family))
-        rules[-1].write_text(render(family, Pace(faster=20).groups(groups(THRESHOLDS))))
-    environment = {
-        "SHOP_DATABASE_URL": f"sqlite:///{folder}/shop.db",
-        "FASTOBS_WORKERS_DIRECTORY": str(folder),
-        "FASTOBS_SLOW_AFTER": "0.3",
-        "FASTOBS_TRACES_SAMPLE": "1",
-        "OTEL_TRACES_EXPORTER": "console",
-        "FASTOBS_PROFILES_TOKEN": "s3cret",
-        "FASTOBS_PROFILES_DIRECTORY": str(folder / "profiles"),
-    }
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """The shop, a dozen scrapes in peace, and then its load."""
+    folder = tmp_path_factory.mktemp("watched")
+    rules = watched.rules(folder)
     with ExitStack() as stack:
-        shop = stack.enter_context(
-            parts.serve("examples.shop.app:app", workers=2, env=environment, ready="/healthz")
-        )
-        watching = {}
+        shop = stack.enter_context(watched.shop(folder))
+        yesterday = watched.a_day_ago(shop.address, folder, seconds=180)
+        targets = {"shop": [shop.address]}
+        watching: dict[str, parts.Prometheus] = {}
         for program in VERSIONS:
+            own = shutil.copytree(yesterday, folder / program)
             try:
                 watching[program] = stack.enter_context(
-                    parts.prometheus(targets={"shop": [shop.address]}, rules=rules, program=program)
+                    parts.prometheus(targets=targets, rules=rules, program=program, data=own)
                 )
             except MissingPart:
                 continue
-        for prometheus in watching.values():
-            prometheus.eventually('up{job="shop"} == 1')
-        yield shop, watching
-
-
-@pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Half a minute of load."""
-    with _watched(tmp_path_factory.mktemp("busy")) as (shop, watching):
+        alerting = dict(watching)
+        try:
+            other = stack.enter_context(parts.victoria_metrics(targets=targets))
+            old = [_compatible(path, folder / "compat") for path in rules]
+            alerting[OTHER] = stack.enter_context(parts.vmalert(other, rules=old))
+            watching[OTHER] = other
+        except MissingPart:
+            pass
+        for each in watching.values():
+            each.eventually('up{job="shop"} == 1')
         began = time.time()
+        for each in watching.values():
+            each.eventually(f'count_over_time(up{{job="shop"}}[1m]) > {SCRAPES}', within=60)
+        idle = Span(began, time.time())
         under_load(shop.url, users=10, seconds=SECONDS)
-        yield Watched(shop=shop, by=watching, began=began, ended=time.time())
+        watched.provoke(shop)
+        for each in watching.values():
+            # What was provoked last has been scraped twice, so that it has a rate.
+            each.eventually(f"count_over_time({SELF_OVERFLOW.name}[1m]) > 1")
+        yield Watched(
+            shop=shop, by=watching, alerting=alerting, idle=idle, busy=Span(idle.end, time.time())
+        )
 
 
-@pytest.fixture(scope="module")
-def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """A dozen scrapes of a shop that nobody has asked for anything."""
-    with _watched(tmp_path_factory.mktemp("idle")) as (shop, watching):
-        began = time.time()
-        for prometheus in watching.values():
-            prometheus.eventually('count_over_time(up{job="shop"}[1m]) > 12', within=60)
-        yield Watched(shop=shop, by=watching, began=began, ended=time.time())
+def _compatible(rules: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / rules.name
+    file.write_text(compatible(rules.read_text()))
+    return file
 
 
 def _numbers(series: list[dict[str, Any]]) -> list[float]:
     return [float(value) for one in series for _, value in one["values"]]
 
 
-@version
-@pytest.mark.parametrize("query", QUERIES, ids=lambda q: f"{q.board}: {q.panel} {q.ref}")
-def test_under_load_every_query_has_finite_data(busy: Watched, query: Expression, version: str):
+@database
+@board
+def test_under_load_every_query_has_finite_data(seen: Watched, uid: str, version: str):
     """A panel that is empty, infinite or not a number helps nobody at 3 a.m."""
-    series = busy.series(query.expr, version)
+    wrong: dict[str, object] = {}
+    for query in (query for query in QUERIES if query.board == uid):
+        series = seen.series(query.expr, version, seen.busy)
+        numbers = _numbers(series)
+        infinite = [number for number in numbers if not math.isfinite(number)]
+        labels = set(re.findall(r"{{\s*(\w+)\s*}}", query.legend))
+        unlabelled = [one["metric"] for one in series if not labels <= one["metric"].keys()]
+        if infinite or unlabelled or not (numbers or query.maybe_empty):
+            wrong[f"{query.panel} {query.ref}"] = infinite or unlabelled or query.expr
 
-    numbers = _numbers(series)
-    assert [number for number in numbers if not math.isfinite(number)] == []
-    assert numbers or query.maybe_empty, query.expr
-    wanted = set(re.findall(r"{{\s*(\w+)\s*}}", query.legend))
-    assert all(wanted <= one["metric"].keys() for one in series)
+    assert wrong == {}
 
 
 @version
-def test_an_idle_app_gives_gaps_or_zeros(idle: Watched, version: str):
+@board
+def test_under_load_every_panel_has_data(seen: Watched, uid: str, version: str):
+    """Also those that are empty in a healthy service, and those that compare with yesterday."""
+    shown = {query.panel: False for query in QUERIES if query.board == uid} | {
+        query.panel: True
+        for query in QUERIES
+        if query.board == uid and seen.series(query.expr, version, seen.busy)
+    }
+
+    assert [panel for panel, has_data in shown.items() if not has_data] == []
+
+
+@database
+def test_an_idle_app_gives_gaps_or_zeros(seen: Watched, version: str):
     """No traffic is no reason for an error, for "NaN" or for an infinite ratio."""
     wrong = {
         (query.board, query.panel, query.ref): numbers
@@ -142,7 +170,7 @@ def test_an_idle_app_gives_gaps_or_zeros(idle: Watched, version: str):
         if (
             numbers := {
                 number
-                for number in _numbers(idle.series(query.expr, version))
+                for number in _numbers(seen.series(query.expr, version, seen.idle))
                 if not math.isfinite(number)
             }
         )
@@ -155,29 +183,30 @@ def test_an_idle_app_gives_gaps_or_zeros(idle: Watched, version: str):
 @pytest.mark.parametrize(
     ("name", "expr"), MARKS, ids=lambda value: value if value in dict(MARKS) else ""
 )
-def test_marks_can_be_asked_for(busy: Watched, name: str, expr: str, version: str):
+def test_marks_can_be_asked_for(seen: Watched, name: str, expr: str, version: str):
     """What they mark happened or did not; the question is one that Prometheus understands."""
-    assert all(map(math.isfinite, _numbers(busy.series(expr, version)))), name
+    assert all(map(math.isfinite, _numbers(seen.series(expr, version, seen.busy)))), name
 
 
 @version
-def test_every_latency_query_leads_to_traces(busy: Watched, version: str):
+def test_every_latency_query_leads_to_traces(seen: Watched, version: str):
     """Prometheus has stored exemplars, with the ids that tracing backends know."""
-    span = {"start": busy.began, "end": busy.ended}
     for query in (query for query in QUERIES if query.exemplar):
-        found = busy.prometheus(version).api("query_exemplars", query=query.expr, **span)
+        found = seen.prometheus(version).api(
+            "query_exemplars", query=query.expr, **seen.busy._asdict()
+        )
 
         labels = found[0]["exemplars"][0]["labels"]
         assert re.fullmatch("[0-9a-f]{32}", labels["trace_id"]), query.panel
         assert re.fullmatch("[0-9a-f]{16}", labels["span_id"]), query.panel
 
 
-@version
-def test_every_rule_is_evaluated_without_error(busy: Watched, version: str):
+@database
+def test_every_rule_is_evaluated_without_error(seen: Watched, version: str):
     """On the data that the shop emits, not only by syntax."""
-    rules = [
-        rule for group in busy.prometheus(version).api("rules")["groups"] for rule in group["rules"]
-    ]
+    seen.prometheus(version)
+    groups = seen.alerting[version].api("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
 
     assert rules
     assert [(rule["name"], rule["lastError"]) for rule in rules if rule["health"] != "ok"] == []
@@ -193,16 +222,16 @@ def test_the_rule_files_pass_the_checker_of_each_version(version: str):
     assert said.count("SUCCESS") == len(FAMILIES)
 
 
-@version
+@database
 @pytest.mark.parametrize("board", boards(), ids=lambda board: board.uid)
-def test_every_variable_has_something_to_choose(busy: Watched, board: Any, version: str):
+def test_every_variable_has_something_to_choose(seen: Watched, board: Any, version: str):
     """A drop-down without values makes a board without data."""
     for variable in board.templating.list:
         if variable.type == "datasource":
             continue
         asked = re.fullmatch(r"label_values\((.*), (\w+)\)", variable.query)
         assert asked is not None
-        found = busy.prometheus(version).api(
+        found = seen.prometheus(version).api(
             f"label/{asked[2]}/values",
             **{"match[]": plain(asked[1], "15s", {"job": ".+", "instance": ".+"})},
         )
@@ -210,10 +239,10 @@ def test_every_variable_has_something_to_choose(busy: Watched, board: Any, versi
         assert found, variable.name
 
 
-@version
-def test_an_alert_fires_for_a_real_fault(busy: Watched, version: str):
+@database
+def test_an_alert_fires_for_a_real_fault(seen: Watched, version: str):
     """The load includes a pool that is too small; its callers' timeouts are an alert."""
-    (fired, *_) = busy.prometheus(version).eventually(
+    (fired, *_) = seen.prometheus(version).eventually(
         f'ALERTS_FOR_STATE{{alertname="{SMALL_POOL_ALERT}"}} '
         f'and on (alertname) max_over_time(ALERTS{{alertstate="firing"}}[2m])'
     )
@@ -222,9 +251,9 @@ def test_an_alert_fires_for_a_real_fault(busy: Watched, version: str):
 
 
 @version
-def test_promtool_finds_nothing_wrong_with_a_live_exposition(busy: Watched, version: str):
+def test_promtool_finds_nothing_wrong_with_a_live_exposition(seen: Watched, version: str):
     """`promtool check metrics` reads what Prometheus reads."""
-    body = parts.get(f"{busy.shop.url}/metrics").body
+    body = parts.get(f"{seen.shop.url}/metrics").body
 
     done = subprocess.run(
         [parts.find(VERSIONS[version]), "check", "metrics"],

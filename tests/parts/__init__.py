@@ -16,6 +16,8 @@ from .monitoring import (
     amtool,
     prometheus,
     promtool,
+    victoria_metrics,
+    vmalert,
 )
 from .process import PartFailed, Running
 from .programs import MissingPart, find
@@ -47,4 +49,6 @@ __all__ = [
     "redis",
     "screenshot",
     "serve",
+    "victoria_metrics",
+    "vmalert",
 ]

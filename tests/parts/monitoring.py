@@ -23,6 +23,8 @@ __all__ = [
     "amtool",
     "prometheus",
     "promtool",
+    "victoria_metrics",
+    "vmalert",
 ]
 
 
@@ -147,6 +149,64 @@ def prometheus(
             name=program,
             folder=folder,
             ready=lambda: _is_ready(f"http://127.0.0.1:{port}/-/ready"),
+        ) as server:
+            yield Prometheus(port=port, server=server)
+
+
+@contextmanager
+def victoria_metrics(*, targets: Mapping[str, Sequence[str]]) -> Iterator[Prometheus]:
+    """Run a VictoriaMetrics that scrapes every second; it answers as a Prometheus does.
+
+    Args:
+        targets: Job names, and the ``host:port`` of what each one scrapes.
+    """
+    jobs = [
+        {"job_name": job, "static_configs": [{"targets": list(addresses)}]}
+        for job, addresses in targets.items()
+    ]
+    port = free_port()
+    with own_folder("victoria-metrics") as folder:
+        scraped = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
+        (folder / "scrape.yml").write_text(json.dumps(scraped))
+        command = [
+            find("victoria-metrics"),
+            "-promscrape.config=scrape.yml",
+            "-storageDataPath=data",
+            f"-httpListenAddr=127.0.0.1:{port}",
+            # It waits for half a minute for late samples, and remembers what it has answered.
+            "-search.latencyOffset=0s",
+            "-search.disableCache",
+        ]
+        with running(
+            command,
+            name="victoria-metrics",
+            folder=folder,
+            ready=lambda: _is_ready(f"http://127.0.0.1:{port}/health"),
+        ) as server:
+            yield Prometheus(port=port, server=server)
+
+
+@contextmanager
+def vmalert(database: Prometheus, *, rules: Iterable[Path]) -> Iterator[Prometheus]:
+    """Run the rules on what a VictoriaMetrics has, every second; `api("rules")` tells how they are."""
+    port = free_port()
+    with own_folder("vmalert") as folder:
+        command = [
+            find("vmalert"),
+            *(f"-rule={path.resolve()}" for path in rules),
+            f"-datasource.url={database.url}",
+            f"-remoteWrite.url={database.url}",
+            "-remoteWrite.flushInterval=200ms",
+            "-notifier.blackhole",
+            "-evaluationInterval=1s",
+            "-rule.evalDelay=0s",
+            f"-httpListenAddr=127.0.0.1:{port}",
+        ]
+        with running(
+            command,
+            name="vmalert",
+            folder=folder,
+            ready=lambda: _is_ready(f"http://127.0.0.1:{port}/health"),
         ) as server:
             yield Prometheus(port=port, server=server)
 

@@ -20,6 +20,9 @@ PLACES = {
     "alertmanager": ("alertmanager", "prometheus-alertmanager"),
     "prometheus-3": (f"{UNPACKED}/usr/bin/prometheus", "prometheus-3"),
     "promtool-3": (f"{UNPACKED}/usr/bin/promtool", "promtool-3"),
+    "docker-compose": (f"{UNPACKED}/usr/bin/docker-compose", "docker-compose"),
+    "victoria-metrics": (f"{UNPACKED}/usr/bin/victoria-metrics", "victoria-metrics"),
+    "vmalert": (f"{UNPACKED}/usr/bin/vmalert", "vmalert"),
     "chromium": (
         "chromium",
         "chromium-browser",
@@ -66,6 +69,18 @@ PARTS = (
         name="Prometheus 3",
         programs=("prometheus-3", "promtool-3"),
         packages=("prometheus", "promtool"),
+        unpacked=True,
+    ),
+    Part(
+        name="VictoriaMetrics",
+        programs=("victoria-metrics", "vmalert"),
+        packages=("victoria-metrics",),
+        unpacked=True,
+    ),
+    Part(
+        name="Docker Compose",
+        programs=("docker-compose",),
+        packages=("docker-compose",),
         unpacked=True,
     ),
     Part(
