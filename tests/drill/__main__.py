@@ -6,7 +6,7 @@ of inhibition to itself, so that one fault's echo is not taken for the next one'
 its severity or worse came that is not a symptom of the fault.
 
 With ``--calm 30`` there is no fault: for half an hour the rules, exactly as shipped, watch a shop with ordinary
-requests, and no alert may fire but the one that always does.
+requests, and no alert may fire but the one that always does; docs/drills.md then says how it went.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from alerts.__main__ import FAMILIES, file_name
 from alerts.kit import render
 from alerts.pace import Pace
 from alerts.thresholds import THRESHOLDS
+from fastobs.catalogue import HTTP_DURATION
 from tests import parts
 
 from .faults import DRILLS, WORKERS, Drill, Stage
-from .report import PAGE, page
+from .report import PAGE, page, rested
 from .watch import Alarm, Outcome, rehearse, rest
 
 console = Console(highlight=False)
@@ -52,7 +53,7 @@ def main(
         float | None, typer.Option(help="Minutes without a fault, with the rules as shipped.")
     ] = None,
 ) -> None:
-    """Do the drills and say how they went; all of them together also write docs/drills.md."""
+    """Do the drills and say how they went; all of them together, or a calm time, are in docs/drills.md then."""
     if calm is not None:
         sys.exit(_rested(calm))
     names = {drill.name for drill in DRILLS}
@@ -63,7 +64,7 @@ def main(
     with ThreadPoolExecutor(at_once) as threads:
         outcomes = list(threads.map(lambda drill: _told(drill, pace), chosen))
     if not only:
-        PAGE.write_text(page(outcomes, pace))
+        PAGE.write_text(page(outcomes, pace, PAGE.read_text()))
         console.print(f"Written: {PAGE.relative_to(ROOT)}")
     sys.exit(0 if all(outcome.passed for outcome in outcomes) else 1)
 
@@ -78,9 +79,11 @@ def _told(drill: Drill, pace: Pace) -> Outcome:
 def _rested(minutes: float) -> int:
     with _stage(AS_SHIPPED) as stage:
         told = rest(stage, 60 * minutes)
+        ((_, requests),) = stage.prometheus.query(f"sum({HTTP_DURATION.name}_count)")
     wrong = sorted(f"{alarm.name} ({alarm.severity})" for alarm in told - {ALWAYS})
     if ALWAYS not in told:
         wrong.append(f"{ALWAYS.name} did not come, so no other alert could have")
+    PAGE.write_text(rested(PAGE.read_text(), minutes=minutes, requests=requests, wrong=wrong))
     console.print(
         f"{'FAIL' if wrong else 'ok  '} {minutes:g} calm minutes: {', '.join(wrong) or 'no alert'}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from os import cpu_count, getloadavg
 from pathlib import Path
@@ -10,14 +11,35 @@ from alerts.pace import Pace
 
 from .watch import Alarm, Outcome
 
-__all__ = ["PAGE", "page"]
+__all__ = ["PAGE", "page", "rested"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "drills.md"
 
 
-def page(outcomes: Sequence[Outcome], pace: Pace) -> str:
-    """The page about a run of all drills."""
-    return "\n".join([*_head(pace), *map(_row, outcomes), *_foot(outcomes)]) + "\n"
+NEVER = "The last run: none yet."
+LAST = re.compile(r"^The last run: .*(?:\n.+)*", re.MULTILINE)
+
+
+def page(outcomes: Sequence[Outcome], pace: Pace, before: str = "") -> str:
+    """The page about a run of all drills.
+
+    Args:
+        outcomes: How they went.
+        pace: How much faster the rules were.
+        before: The page until now; what it says about calm is kept.
+    """
+    said = found[0] if (found := LAST.search(before)) else NEVER
+    return "\n".join([*_head(pace), *map(_row, outcomes), *_foot(outcomes), *CALM, said]) + "\n"
+
+
+def rested(before: str, *, minutes: float, requests: float, wrong: Sequence[str]) -> str:
+    """The page with what a run without a fault has shown, instead of what it said about the last one."""
+    said = (
+        f"The last run: {minutes:g} minutes, {requests:,.0f} requests, on {cpu_count()} processors at a load average of\n"
+        f"{getloadavg()[2]:.0f}, other work of the machine included: {', '.join(wrong) or 'no alert but the watchdog'}."
+    )
+    # As a function: the words are no template.
+    return LAST.sub(lambda _: said, before)
 
 
 def _head(pace: Pace) -> tuple[str, ...]:
@@ -36,12 +58,19 @@ def _head(pace: Pace) -> tuple[str, ...]:
         "A machine with more to do than it can starves event loops, and with windows this short the loop's",
         "alert says so; such an alert is in the last column like any other.",
         "",
-        "`make drill ARGS='--calm 30'` is the opposite: half an hour of ordinary load and the rules exactly as",
-        "shipped, in which no alert may fire but the watchdog.",
-        "",
         "| drill | fault | must fire | came after | went after | symptoms that fired, too | anything else |",
         "|---|---|---|---|---|---|---|",
     )
+
+
+CALM = (
+    "",
+    "## Half an hour without a fault",
+    "",
+    "`make drill ARGS='--calm 30'` is the opposite: ordinary load and the rules exactly as shipped, in which no",
+    "alert may fire but the watchdog.",
+    "",
+)
 
 
 def _row(outcome: Outcome) -> str:
