@@ -149,14 +149,14 @@ def _memory(limits: Thresholds) -> tuple[Alert, ...]:
             name="FastobsMemoryGrowth",
             severity="warning",
             expr=bound(
-                f"predict_linear({RSS}[1h], 4 * 3600) > {_MEMORY_LIMIT}",
+                f"predict_linear({RSS}[1h], {limits.memory_ahead:g} * 3600) > {_MEMORY_LIMIT}",
                 f"{RSS} > {limits.memory_growth:g} * {RSS} offset 1h",
             ),
             lasts="30m",
             summary="{{ $labels.instance }} of {{ $labels.job }} will run out of memory.",
             description=(
                 "At the growth of the last hour it reaches {{ $value | humanize1024 }}B, more "
-                "than its limit, within four hours."
+                f"than its limit, within {limits.memory_ahead:g} hours."
             ),
             dashboard=BOARD,
         ),

@@ -111,6 +111,8 @@ class Thresholds:
     """Of the memory limit; the kernel kills without asking at 1."""
     memory_growth: Annotated[float, "times"] = 1.2
     """Times the value of an hour ago; a warm-up ends sooner."""
+    memory_ahead: Annotated[float, "hours"] = 4.0
+    """Until the limit is reached at the growth of the last hour: time to look at it by daylight."""
     open_files: Annotated[float, SHARE] = 0.8
     """Of the descriptors; at 1 the worker accepts no connection."""
     gc_pause: Annotated[float, SHARE] = 0.05

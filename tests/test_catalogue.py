@@ -27,6 +27,20 @@ def test_names_follow_the_conventions(metric: Metric) -> None:
         assert metric.name.endswith("_seconds")
 
 
+def test_the_series_are_those_that_were_promised() -> None:
+    """Boards, alerts and queries of others name them; here they are spelled a second time, on purpose."""
+    promised = [
+        line
+        for line in (ROOT / "tests/series.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+
+    assert [
+        f"{metric.name} {metric.kind} {','.join(metric.shown_labels)}".rstrip()
+        for metric in CATALOGUE.values()
+    ] == promised
+
+
 def test_every_metric_belongs_to_one_family() -> None:
     """Boards, alerts and runbooks are found by it."""
     names = [metric.name for family in FAMILIES for metric in family]

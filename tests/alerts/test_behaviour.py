@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -53,11 +54,13 @@ def test_alerts_come_and_stay_away(file, tmp_path):
 
 
 def test_every_alert_has_been_seen_firing():
-    """No alert is shipped that no test has made fire."""
+    """No alert is shipped that no test has made fire, in each of its degrees."""
     expected = "".join(path.read_text() for path in FILES)
-    names = {rule.name for _, rule in RULES if isinstance(rule, Alert)}
+    found = set(re.findall(r'alertname="(\w+)", severity="(\w+)"', expected))
+    degrees = {(rule.name, rule.severity) for _, rule in RULES if isinstance(rule, Alert)}
 
-    assert {name for name in names if f'"{name}"' not in expected} == set()
+    assert degrees - found == {("FastobsWatchdog", "none")}
+    assert 'alertname="FastobsWatchdog", alertstate="firing"' in expected
 
 
 class Mutant(NamedTuple):
@@ -120,6 +123,55 @@ def test_a_wrong_threshold_is_noticed(mutant, tmp_path):
     assert any(play(moved(path, tmp_path)).returncode for path in judges(mutant)), (
         "every test passes"
     )
+
+
+# Of alerts without a threshold: what makes each one fire for as long as there is data.
+TOO_EAGER = (
+    (re.compile(r"(> 0|== 0)$"), ">= 0"),
+    (re.compile(r"== 0(?=\nand)"), ">= 0"),
+    (re.compile(r"<= 0(?=\nand)"), "<= 0.1"),
+    (re.compile(r" unless on .*$"), ""),
+    (re.compile(r"^absent\((\w+)\)$"), r"\1"),
+)
+EAGER = [
+    (family, rule)
+    for family, groups in FAMILIES.items()
+    for group in groups(THRESHOLDS)
+    for rule in group.rules
+    if isinstance(rule, Alert)
+    if rule.severity != "none"
+    if not any(
+        rule != other
+        for _, _, limits in changed()
+        for changed_group in groups(limits)
+        for other in changed_group.rules
+        if isinstance(other, Alert)
+        if (other.name, other.severity, other.labels) == (rule.name, rule.severity, rule.labels)
+    )
+]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("family", "alert"), EAGER, ids=lambda one: getattr(one, "name", one))
+def test_an_alert_without_a_threshold_stays_away_where_nothing_is_wrong(family, alert, tmp_path):
+    """It has no number to be just below of; instead there is a case with a zero that it must bear."""
+    eager = alert.expr
+    for written, instead in TOO_EAGER:
+        eager = written.sub(instead, eager)
+    assert eager != alert.expr
+    groups = tuple(
+        replace(
+            group,
+            rules=tuple(
+                replace(rule, expr=eager) if rule == alert else rule for rule in group.rules
+            ),
+        )
+        for group in FAMILIES[family](THRESHOLDS)
+    )
+    (tmp_path / file_name(family)).write_text(render(family, groups))
+
+    own = "http-budget" if "slo_budget" in alert.expr else family
+    assert play(moved(TESTS / f"{own}.test.yml", tmp_path)).returncode, eager
 
 
 def judges(mutant: Mutant) -> list[Path]:

@@ -17,6 +17,7 @@ from alerts.links import GRAFANA, board_url, runbook_url
 from alerts.thresholds import THRESHOLDS, Pair
 from dashboards.boards import boards
 from fastobs.catalogue import FAMILIES as CATALOGUED
+from tests import parts
 from tests.dashboards.reading import grouped, known, metric_of, selectors
 
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
@@ -86,6 +87,35 @@ def test_alert_leads_to_its_runbook(family, alert):
     assert runbook_url(family, alert.name).endswith(f"/{family}.md#{alert.name.lower()}")
     for part in ("Users", "Confirm", "Causes", "Fix", "Better when"):
         assert f"**{part}" in section.partition("\n## ")[0], part
+
+
+def queries_of(family):
+    """The queries of a family's runbook, by the alert that they confirm."""
+    text = (RUNBOOKS / f"{family}.md").read_text()
+    for section in text.split("\n## ")[1:]:
+        name, _, rest = section.partition("\n")
+        confirm, _, _ = rest.partition("**Causes")
+        blocks = re.findall(r"```promql\n(.*?)```", confirm, re.DOTALL)
+        yield name, [line for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_runbooks_confirm_an_alert_by_a_query(family):
+    """Of series that somebody writes: it can be pasted into Prometheus when no board is at hand."""
+    for name, queries in queries_of(family):
+        assert queries, name
+        assert not [one for query in queries for one, _ in selectors(query) if not known(one)], name
+
+
+@pytest.mark.usefixtures("promtool")
+def test_prometheus_can_read_the_queries_of_the_runbooks(tmp_path):
+    """A typo at night is one too many."""
+    asked = [query for family in FAMILIES for _, found in queries_of(family) for query in found]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(asked)]
+    file = tmp_path / "queries.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+
+    assert f"{len(asked)} rules found" in parts.promtool("check", "rules", file)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
