@@ -13,13 +13,13 @@ from starlette.applications import Starlette
 from . import catalogue
 from ._contain import report_to
 from ._outbox import Outbox, waiting
-from ._service import identify
+from ._service import Identity, identify
 from ._version import __version__
 from ._workers import Workers
 from .cells import Meters, Reading
 from .cells.bridge import CellsCollector
 from .cells.carry import Carry
-from .config import Service, Settings
+from .config import Settings
 from .probes import Probes
 from .signals.traces import Head
 
@@ -40,14 +40,8 @@ class Process:
         for source in ("limiter", "app", "middleware", "upstream"):
             self.meters.counter(catalogue.LIMIT_REJECTED, "", source)
         self.meters.gauge(catalogue.HTTP_WEBSOCKETS).set(0.0)
-        self.meters.gauge(
-            catalogue.BUILD_INFO,
-            __version__,
-            platform.python_version(),
-            _version("fastapi"),
-            _version("starlette"),
-        ).set(1.0)
-
+        self._facts = _Facts()
+        self.meters.ask(self._facts)
         self.meters.ask(_Waiting())
         self.head = Head()
         self.carry = Carry(REGISTRY)
@@ -62,7 +56,7 @@ class Process:
         if self._collector is None:
             self._collector = CellsCollector(self.meters)
             REGISTRY.register(self._collector)
-        self._introduce(settings.service, app)
+        self._facts.services.add(identify(settings.service, app))
         self.probes.attach(settings)
 
     def leave(self) -> None:
@@ -78,10 +72,6 @@ class Process:
     def _tell(self, line: tuple[str, dict[str, object]]) -> None:
         self.lines.put(line)
 
-    def _introduce(self, service: Service, app: Starlette) -> None:
-        who = identify(service, app)
-        self.meters.gauge(catalogue.TARGET_INFO, who.name, who.version, who.environment).set(1.0)
-
     @cached_property
     def lines(self) -> Outbox[tuple[str, dict[str, object]]]:
         """Takes log lines; made with the first app, since it imports structlog."""
@@ -96,6 +86,24 @@ class _Waiting:
     def read(self) -> Iterator[Reading]:
         for signal, items in waiting().items():
             yield Reading(catalogue.SELF_QUEUE, (signal,), items)
+
+
+class _Facts:
+    """What does not change. Said when asked, so that the workers that a process forks say it, too."""
+
+    def __init__(self) -> None:
+        self.services: set[Identity] = set()
+        self._versions = (
+            __version__,
+            platform.python_version(),
+            _version("fastapi"),
+            _version("starlette"),
+        )
+
+    def read(self) -> Iterator[Reading]:
+        yield Reading(catalogue.BUILD_INFO, self._versions, 1.0)
+        for who in self.services:
+            yield Reading(catalogue.TARGET_INFO, tuple(who), 1.0)
 
 
 @cache

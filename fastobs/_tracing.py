@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import Any
+from uuid import uuid4
 
 from opentelemetry import _logs, metrics, trace
 from opentelemetry.sdk.resources import Resource
@@ -35,6 +36,8 @@ __all__ = ["prepare", "provide", "spans_for"]
 logger = logging.getLogger("fastobs")
 
 Undo = Callable[[], None]
+
+INSTANCE = "service.instance.id"
 
 
 def prepare(app: Starlette, settings: Traces) -> Undo:
@@ -87,13 +90,7 @@ def provide(settings: Traces, who: Identity, meters: Meters, head: Head) -> None
     provider = _Provider(
         head,
         sampler=ratio,
-        resource=Resource.create(
-            {
-                "service.name": who.name,
-                "service.version": who.version,
-                "deployment.environment.name": who.environment,
-            }
-        ),
+        resource=_resource(who),
         shutdown_on_exit=False,
         id_generator=_ExchangeIds(),
     )
@@ -237,6 +234,20 @@ class _Drops:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._theirs, name)
+
+
+def _resource(who: Identity) -> Resource:
+    found = Resource.create(
+        {
+            "service.name": who.name,
+            "service.version": who.version,
+            "deployment.environment.name": who.environment,
+        }
+    )
+    # Newer releases of the SDK bring one, and so may the environment. Each worker has its own, since
+    # it gets here itself, after the fork.
+    own = {} if INSTANCE in found.attributes else {INSTANCE: str(uuid4())}
+    return found.merge(Resource(own))
 
 
 def _exporters() -> list[SpanExporter]:

@@ -106,6 +106,9 @@ def main(
         int | None, typer.Option(help="End after so many; fewer in the given time fail.")
     ] = None,
     kills: Annotated[bool, typer.Option(help="Kill and reload, too.")] = True,
+    preload: Annotated[
+        bool, typer.Option(help="Have gunicorn import the app once, and fork the workers.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of what is done to the workers.")] = 1,
 ) -> None:
     """Load, kill, recycle, reload, scrape; then count."""
@@ -113,6 +116,8 @@ def main(
     load, seen = Load(), Seen()
     option = RECYCLING[server]
     options = [option, str(recycle), f"{option}-jitter", str(recycle)]
+    if preload:
+        options.append("--preload")
     chosen: Any = server
     with (
         tempfile.TemporaryDirectory() as directory,

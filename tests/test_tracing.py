@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from opentelemetry import metrics, trace
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
@@ -95,6 +96,22 @@ def test_an_exporter_in_the_environment_is_enough() -> None:
     assert '"name": "GET /items/{i}"' in text
     assert f'"trace_id": "0x{result["ids"][0]}"' in text
     assert '"service.name": "shop"' in text
+
+
+def test_each_process_says_which_instance_of_the_service_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name of its own, unless the environment gives one; older SDKs bring none."""
+    theirs = _tracing._resource(WHO).attributes["service.instance.id"]
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=blue")
+    assert _tracing._resource(WHO).attributes["service.instance.id"] == "blue"
+
+    monkeypatch.setattr(Resource, "create", Resource)
+    first, second = (_tracing._resource(WHO).attributes for _ in range(2))
+
+    assert theirs
+    assert first["service.instance.id"] != second["service.instance.id"]
+    assert first["service.name"] == "shop"
 
 
 @pytest.mark.parametrize(("sample", "kept"), [(0.0, 0), (1.0, 20)])

@@ -17,7 +17,7 @@ from fastobs._workers import Workers
 from fastobs.cells.shared import SharedStore
 from fastobs.cells.slots import count
 from fastobs.config import Workers as Settings
-from tests.driving import values
+from tests.driving import text_of, values
 
 WHO = Identity("shop", "1", "")
 
@@ -94,11 +94,14 @@ def test_a_forked_child_begins_anew_and_leaves_the_slot_to_its_parent(
     if (pid := os.fork()) == 0:
         seen = counter.value
         counter.add(100)
-        os.write(write, f"{seen} {'alone' in workers.status()}".encode())
+        shared.meters.refresh()
+        text = text_of(shared.meters)
+        shows = all(line in text for line in ("fastobs_build_info{", "websocket_connections 0.0"))
+        os.write(write, f"{seen} {'alone' in workers.status()} {shows}".encode())
         os._exit(0)
     os.waitpid(pid, 0)
 
-    assert os.read(read, 50) == b"0.0 True"
+    assert os.read(read, 50) == b"0.0 True True"
     assert counter.value == 3.0
     workers.close()
     assert count(folder_of(tmp_path)) == (0, 1)

@@ -162,6 +162,13 @@ class Gauge(Row):
         self.cells[self.at] = float(value)
         self.cells[self.at + 1] = 1.0
 
+    def begin_anew(self, store: Store) -> None:
+        """In a forked child nothing is under way; what was measured has to be measured again."""
+        counts = self.present and not self.metric.per_worker
+        super().begin_anew(store)
+        if counts and self.metric.merge == "sum":
+            self.set(0.0)
+
     def hide(self) -> None:
         """What it measured is gone; it is not shown until it is set again."""
         self.cells[self.at + 1] = 0.0

@@ -18,10 +18,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fastobs import catalogue
 from tests import parts
+from tests.integration.collector import Collector, collecting
 
 pytestmark = pytest.mark.integration
 
 SERVERS = ["uvicorn", "gunicorn", "granian"]
+OPTIONS = {
+    # The app is imported once and forked; where workers are recycled below, each imports it.
+    "gunicorn": ["--preload"],
+    # It replaces workers that were killed only when it is told to.
+    "granian": ["--respawn-failed-workers"],
+}
 WORKERS = 4
 REQUESTS = 1000
 RECYCLED = 8
@@ -69,22 +76,30 @@ def ask(server: parts.Server, number: int) -> int:
     return pid
 
 
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
+
+
 @pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[parts.Server]:
+def server(
+    request: pytest.FixtureRequest, tmp_path: Path, collector: Collector
+) -> Iterator[parts.Server]:
     """Four workers."""
-    with serve(request.param, tmp_path) as running:
+    options = OPTIONS.get(request.param, [])
+    with serve(request.param, tmp_path, *options, env=collector.environment) as running:
         parts.eventually(lambda: live(running) == WORKERS, within=60)
         yield running
 
 
-def serve(name: Any, directory: Path, *options: str) -> Any:
+def serve(name: Any, directory: Path, *options: str, env: dict[str, str] | None = None) -> Any:
     return parts.serve(
         "tests.integration.many:app",
         server=name,
         workers=WORKERS,
-        # granian replaces workers that were killed only when it is told to.
-        options=["--respawn-failed-workers"] if name == "granian" else options,
-        env={"MANY_FOLDER": str(directory)},
+        options=options,
+        env={"MANY_FOLDER": str(directory), **(env or {})},
     )
 
 
@@ -133,6 +148,19 @@ def test_each_worker_is_seen_in_what_only_it_can_measure(server: parts.Server) -
     parts.eventually(lambda: total(server, "orders_total") == 200, within=30)
     assert total(server, catalogue.BUILD_INFO.name) == 1
     assert total(server, catalogue.WORKER_STARTS.name) == WORKERS
+
+
+def test_each_worker_sends_its_traces_as_an_instance_of_its_own(
+    server: parts.Server, collector: Collector
+) -> None:
+    """By a thread that it started itself: threads do not survive a fork."""
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda number: server.get(f"/items/{number}"), range(200)))
+    pids = {answer.headers["x-trace-id"]: json.loads(answer.body)["pid"] for answer in answers}
+    parts.eventually(lambda: pids.keys() <= collector.instances.keys(), within=60)
+
+    pairs = {(pid, collector.instances[trace]) for trace, pid in pids.items()}
+    assert len(pairs) == len({pid for pid, _ in pairs}) == len({name for _, name in pairs}) > 1
 
 
 def test_a_killed_worker_takes_its_gauges_and_leaves_its_counters(
