@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import os
@@ -18,8 +19,8 @@ from ._version import __version__
 from .cells import Meters, Reading
 from .cells.carry import Carry
 from .cells.keys import Damaged
-from .cells.shared import NoSlot, SharedStore
-from .cells.slots import count
+from .cells.shared import SharedStore
+from .cells.slots import Overflow, count
 from .cells.store import MemoryStore
 from .config import Workers as Settings
 
@@ -54,6 +55,7 @@ class Workers:
         self._meters.counter(catalogue.WORKER_STARTS).add()
         if self._store is not None:
             threading.Thread(target=self._run, name="fastobs-tick", daemon=True).start()
+            atexit.register(self._tell_last)
 
     def read(self) -> Iterator[Reading]:
         """How many workers there are; a process that is alone is one."""
@@ -67,13 +69,19 @@ class Workers:
     def tell(self) -> None:
         """Bring up to date what siblings show of this process."""
         self._meters.refresh()
-        if self._folder is not None and self._store is not None:
+        if (store := self._store) is not None:
+            store.tell()
             self._carry.publish()
 
     def status(self) -> str:
         """For people."""
         if self._store is None or self._folder is None:
             return "workers: alone, metrics are those of this process"
+        if isinstance(self._store.slot, Overflow):
+            return (
+                f"workers: all slots in {self._folder} are taken; counts are added to those of the "
+                "others once a second, gauges and your own prometheus_client metrics are not shown"
+            )
         return (
             f"workers: slot {self._store.slot.number} in {self._folder}\n"
             "your own prometheus_client metrics: counters, histograms and summaries are summed over "
@@ -94,9 +102,12 @@ class Workers:
     def close(self) -> None:
         """Let go of the slot; what was counted stays in it, and in this process."""
         self._stop.set()
+        atexit.unregister(self._tell_last)
+        self._tell_last()
         store, self._store = self._store, None
         if store is not None:
             self._folder = None
+            self._carry.leave()
             self._meters.move(MemoryStore())
             store.close()
 
@@ -108,9 +119,7 @@ class Workers:
             if folder is None:
                 return
             store = SharedStore(folder, version(), self._left_out)
-            self._meters.move(store)
-            self._carry.enter(folder, store.slot.number)
-        except (OSError, Unusable, Damaged, NoSlot) as error:
+        except (OSError, Unusable, Damaged) as error:
             logger.warning(
                 "fastobs: the workers of this server cannot share their metrics, so each shows its "
                 "own: %s. Set FASTOBS_WORKERS_DIRECTORY to a directory that they all can write to.",
@@ -118,13 +127,27 @@ class Workers:
             )
             self._meters.counter(catalogue.SELF_ERRORS, "workers").add()
             return
+        self._meters.move(store)
         self._folder, self._store = folder, store
+        if isinstance(store.slot, Overflow):
+            self._meters.counter(catalogue.SELF_OVERFLOW, catalogue.WORKERS.name).add()
+            logger.warning("fastobs: more workers than slots: %s.", self.status())
+        else:
+            self._carry.enter(folder, store.slot.number)
 
     def _left_out(self, what: str) -> None:
         self._meters.counter(catalogue.SELF_ERRORS, "workers").add()
         if what not in self._complaints:
             self._complaints.add(what)
             logger.warning("fastobs: left out of the shared metrics: %s.", what)
+
+    def _tell_last(self) -> None:
+        """What came after the last tick."""
+        if self._store is not None:
+            try:
+                self.tell()
+            except Exception as error:
+                contain("workers", error)
 
     def _run(self) -> None:
         stop, pid = self._stop, os.getpid()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from fastobs import _siblings, _workers, catalogue
 from fastobs._process import Process
 from fastobs._service import Identity
 from fastobs._workers import Workers
+from fastobs.cells import Meters, slots
 from fastobs.cells.shared import SharedStore
 from fastobs.cells.slots import count
 from fastobs.config import Workers as Settings
+from tests import parts
 from tests.driving import text_of, values
 
 WHO = Identity("shop", "1", "")
@@ -79,6 +82,70 @@ def test_a_worker_that_lets_go_frees_its_slot_and_keeps_its_numbers(
 
     assert count(folder_of(tmp_path)) == (0, 1)
     assert values(shared.meters, catalogue.HTTP_SLOW) == {("/",): 3.0}
+
+
+def test_what_came_after_the_last_tick_is_told_when_the_process_ends(
+    shared: Process, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recycled worker loses nothing of the users' own metrics either."""
+    ends: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", ends.append)
+    monkeypatch.setattr(_workers, "TICK", 3600)
+    workers.join(Settings(directory=tmp_path), WHO)
+    path = folder_of(tmp_path) / "0.users"
+    parts.eventually(path.exists)
+    path.unlink()
+
+    ends.pop()()
+
+    assert path.exists()
+
+
+def test_when_it_cannot_be_told_the_process_ends_all_the_same(
+    shared: Process,
+    workers: Workers,
+    tmp_path: Path,
+    contained_errors: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody is there any more to whom an error would say something."""
+    workers.join(Settings(directory=tmp_path), WHO)
+
+    def tell() -> None:
+        raise OSError
+
+    monkeypatch.setattr(workers, "tell", tell)
+
+    workers.close()
+
+    assert "alone" in workers.status()
+
+
+def test_a_worker_without_a_slot_of_its_own_is_counted_and_warned_of(
+    shared: Process,
+    workers: Workers,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it counts is in the sum; what is not is said."""
+    monkeypatch.setattr(slots, "MOST", 1)
+    folder = _siblings.shared_folder(tmp_path, WHO, _workers.version())
+    assert folder is not None
+    first = SharedStore(folder, _workers.version(), lambda what: None)
+    sibling = Meters(first)
+
+    with caplog.at_level(logging.WARNING):
+        workers.join(Settings(directory=tmp_path), WHO)
+    shared.meters.counter(catalogue.HTTP_SLOW, "/").add(3)
+    workers.tell()
+
+    (record,) = caplog.records
+    assert "more workers than slots" in record.getMessage()
+    assert "gauges and your own prometheus_client metrics are not shown" in workers.status()
+    assert 'fastobs_slow_requests_total{http_route="/"} 3.0' in text_of(sibling)
+    assert 'fastobs_label_overflow_total{metric="fastobs_workers"} 1.0' in text_of(sibling)
+    first.close()
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

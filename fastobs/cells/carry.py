@@ -72,8 +72,9 @@ class Carry:
             path = self._path(self._slot)
             new = path.with_suffix(f".{os.getpid()}")
             data = [[one.name, one.kind, one.help, one.samples] for one in self._own()]
-            new.write_text(json.dumps(data))
-            new.replace(path)
+            if data or path.exists():
+                new.write_text(json.dumps(data))
+                new.replace(path)
 
     def families(self) -> list[Family]:
         """The users' metrics of all workers; of this one alone if there are no others."""

@@ -1,8 +1,9 @@
 """The store of a worker that has siblings: the same rows, in a segment that all of them map.
 
-    keys            which row is at which place           one file, append-only
-    0.cells  0.exemplars  0.lock                          worker slot 0
-    1.cells  1.exemplars  1.lock                          worker slot 1, and so on
+    keys                               which row is at which place; append-only
+    0.cells  0.exemplars  0.users      worker slot 0; exemplars and the users' own metrics if there are any
+    1.cells  1.exemplars  1.users      worker slot 1, and so on
+    overflow.cells                     all workers above the most that there are slots for
 
 A row has the same place in every slot's column, so a scrape adds up columns and never parses a label.
 A worker writes to its own column only: no lock, no system call, no other writer.
@@ -11,7 +12,7 @@ A worker writes to its own column only: no lock, no system call, no other writer
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 from fastobs import catalogue
 
 from .keys import Damaged, Keys
-from .slots import HEAD, Column, Sheet, Slot, claim, columns
+from .slots import HEAD, Column, Overflow, Sheet, Slot, claim, columns
 from .store import (
     EXEMPLAR_TIME,
     EXEMPLAR_WIDTH,
@@ -33,11 +34,7 @@ from .store import (
     View,
 )
 
-__all__ = ["NoSlot", "SharedStore"]
-
-
-class NoSlot(Exception):  # noqa: N818 - it says what happened
-    """More workers run at the same time than there are slots."""
+__all__ = ["SharedStore"]
 
 
 class SharedStore:
@@ -51,7 +48,6 @@ class SharedStore:
     Raises:
         OSError: The folder cannot be used, or there is no room in it.
         Damaged: The key table is not one of this version.
-        NoSlot: All slots are taken.
     """
 
     def __init__(self, folder: Path, version: str, left_out: Callable[[str], None]) -> None:
@@ -59,18 +55,16 @@ class SharedStore:
         self._left_out = left_out
         self._lock = threading.RLock()
         self._keys = Keys(folder / "keys", version)
-        slot = claim(folder)
-        if slot is None:
+        try:
+            self.slot: Slot | Overflow = claim(folder) or Overflow(folder)
+        except OSError:
             self._keys.close()
-            msg = f"all worker slots in {folder} are taken"
-            raise NoSlot(msg)
-        self.slot: Slot = slot
-        for sheet in (slot.numbers, slot.exemplars):
-            if sheet.damaged:
-                left_out(f"slot {slot.number} was damaged and begins anew")
+            raise
         self._news: list[Key] = []
         self._hear()
-        self._clear_gauges()
+        self._sheet(NUMBERS)
+        if isinstance(self.slot, Slot):
+            self._clear_gauges(self.slot.numbers.cells)
 
     def claim(self, key: Key, width: int, sheet: str = NUMBERS) -> Place:
         """See `Store`. Where there is no room left, the row is this worker's alone."""
@@ -91,15 +85,24 @@ class SharedStore:
 
     def view(self) -> View:
         """See `Store`."""
+        self.tell()
         return SharedView(self, list(self.columns(NUMBERS)))
+
+    def tell(self) -> None:
+        """A worker that has no slot: add what it has counted to what all of them have."""
+        if isinstance(self.slot, Overflow):
+            try:
+                with self._lock:
+                    self.slot.tell({cell for at in self._gauges() for cell in (at, at + 1)})
+            except OSError as error:
+                self._left_out(str(error))
 
     def columns(self, sheet: str) -> Iterator[Column]:
         """The own column, and those of all siblings, alive or not."""
         with self._lock:
             used = self._keys.used(sheet)
-            own = self._sheet(sheet)
-            own.reach(used)
-            yield Column(self.slot.worker, live=True, cells=own.read(used))
+            if (own := self.slot.column(sheet, used)) is not None:
+                yield own
         for found in columns(self._folder, sheet, used, but=self.slot.number):
             if isinstance(found, Path):
                 self._left_out(f"{found.name} is damaged")
@@ -115,8 +118,12 @@ class SharedStore:
         self._keys.close()
         self.slot.close()
 
-    def _sheet(self, sheet: str) -> Sheet:
-        return self.slot.numbers if sheet == NUMBERS else self.slot.exemplars
+    def _sheet(self, name: str) -> Sheet:
+        sheet = self.slot.sheet(name)
+        if sheet.damaged:
+            sheet.damaged = False
+            self._left_out(f"slot {self.slot.worker} was damaged and begins anew")
+        return sheet
 
     def _hear(self) -> None:
         try:
@@ -124,14 +131,18 @@ class SharedStore:
         except (OSError, Damaged) as error:
             self._left_out(str(error))
 
-    def _clear_gauges(self) -> None:
+    def _clear_gauges(self, cells: MutableSequence[float]) -> None:
         """What the slot's last owner measured is gone with it; what it counted is not."""
+        for at in self._gauges():
+            if at + 1 < len(cells):
+                cells[at] = cells[at + 1] = 0.0
+
+    def _gauges(self) -> Iterator[int]:
+        """Where they are."""
         for key, at in self._keys.rows(NUMBERS):
             metric = catalogue.CATALOGUE.get(key.metric)
             if metric is not None and metric.kind == "gauge":
-                cells = self.slot.numbers.reach(at + 2)
-                cells[at] = cells[at + 1] = 0.0
-            self._news.append(key)
+                yield at
 
 
 class SharedView:
@@ -179,7 +190,7 @@ class SharedView:
         """Of each worker all cells and all times, and the latest times: most exemplars are not read."""
         columns = [column.cells for column in self._store.columns(EXEMPLARS)]
         times = [cells[HEAD + EXEMPLAR_TIME :: EXEMPLAR_WIDTH] for cells in columns]
-        return columns, times, list(map(max, *times)) if len(times) > 1 else list(times[0])
+        return columns, times, list(map(max, zip(*times, strict=True)))
 
     def _each(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
         """Of each worker what it has; gauges of the dead measure nothing."""

@@ -12,19 +12,37 @@ import mmap
 import os
 from array import array
 from collections.abc import Iterator, MutableSequence, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
-__all__ = ["HEAD", "Column", "Sheet", "Slot", "claim", "columns", "count", "is_live", "numbers"]
+from .store import EXEMPLARS, NUMBERS
 
-MAGIC = 1.0e301 + 24.0
+__all__ = [
+    "HEAD",
+    "Column",
+    "Overflow",
+    "Sheet",
+    "Slot",
+    "claim",
+    "columns",
+    "count",
+    "is_live",
+    "numbers",
+    "owner",
+]
+
+MAGIC = 1.0e301 + 25.0
 """First cell of every column; what begins otherwise was not written by us."""
-HEAD = 1
-"""Cells before the first row."""
+HEAD = 2
+"""Cells before the first row: the magic number, and the owner's pid."""
 CHUNK = 1 << 15
 """Cells by which a column grows: 256 KiB."""
 MOST = 1024
-"""Slots; workers above share nothing, see `SharedStore`."""
+"""Slots; workers above share one column, see `Overflow`."""
+OVERFLOW = "overflow"
+"""What the label ``worker`` says of them."""
 
 
 class Column(NamedTuple):
@@ -35,18 +53,11 @@ class Column(NamedTuple):
     cells: Sequence[float]
 
 
-class Sheet:
-    """A file of cells that this process writes, mapped into its memory.
+class Sheet(Protocol):
+    """Cells that this process writes, all zero at first."""
 
-    It grows by a further, larger mapping; what was handed out from an earlier one stays valid, since
-    all map the same file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._file = os.open(path, flags, 0o600)
-        self.damaged = self._begin()
-        self.cells = self._map()
+    damaged: bool
+    """What was there before was something else, and is gone."""
 
     def reach(self, cells: int) -> MutableSequence[float]:
         """At least so many cells, the head included.
@@ -54,14 +65,45 @@ class Sheet:
         Raises:
             OSError: There is no room.
         """
+        ...
+
+
+class Mapped:
+    """A file of cells, mapped into memory.
+
+    It grows by a further, larger mapping; what was handed out from an earlier one stays valid, since
+    all map the same file.
+    """
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self.damaged = self._begin()
+        self.cells = self._map()
+
+    @classmethod
+    def at(cls, path: Path) -> Mapped:
+        """The file there, made if there is none.
+
+        Raises:
+            OSError: There is no room.
+        """
+        file = _open(path)
+        try:
+            return cls(file)
+        except OSError:
+            os.close(file)
+            raise
+
+    def reach(self, cells: int) -> MutableSequence[float]:
+        """See `Sheet`."""
         while cells > len(self.cells):
             self._allocate(len(self.cells) + CHUNK)
             self.cells = self._map()
         return self.cells
 
     def read(self, cells: int) -> Sequence[float]:
-        """A copy of the first so many cells."""
-        return _cells(self._file, cells)
+        """A copy of the first so many cells; what is not there yet is zero."""
+        return _padded(_cells(self._file, cells), cells)
 
     def close(self) -> None:
         """Give up the file; mappings live as long as somebody has cells of them."""
@@ -94,20 +136,114 @@ class Sheet:
 
 
 class Slot:
-    """This process's own slot, for as long as it lives."""
+    """This process's own slot, for as long as it lives. Whoever locks the file of its numbers has it."""
 
-    def __init__(self, number: int, lock: int, numbers: Sheet, exemplars: Sheet) -> None:
+    def __init__(self, folder: Path, number: int, lock: int) -> None:
         self.number = number
         self.worker = str(number)
-        self.numbers = numbers
-        self.exemplars = exemplars
+        # Opened a second time: a mapping holds what it was made from, and would hold the lock.
         self._lock = lock
+        self.numbers = Mapped.at(_path(folder, number))
+        self.numbers.cells[1] = float(os.getpid())
+        self._exemplars = folder / f"{number}.{EXEMPLARS}"
+
+    @cached_property
+    def exemplars(self) -> Mapped:
+        """Made with the first one: services without traces have none."""
+        return Mapped.at(self._exemplars)
+
+    def sheet(self, name: str) -> Sheet:
+        """Where this worker writes.
+
+        Raises:
+            OSError: There is no room.
+        """
+        return self.numbers if name == NUMBERS else self.exemplars
+
+    def column(self, name: str, cells: int) -> Column | None:
+        """What it has written, if there is such a sheet."""
+        if name == EXEMPLARS and not self._exemplars.exists():
+            return None
+        sheet = self.numbers if name == NUMBERS else self.exemplars
+        return Column(self.worker, live=True, cells=sheet.read(cells))
 
     def close(self) -> None:
         """Free the slot; in a forked child, only let go of what is the parent's."""
+        if "exemplars" in self.__dict__:
+            self.exemplars.close()
         self.numbers.close()
-        self.exemplars.close()
         os.close(self._lock)
+
+
+class Private:
+    """Cells in the memory of this process."""
+
+    damaged = False
+
+    def __init__(self) -> None:
+        self.cells = array("d")
+
+    def reach(self, cells: int) -> MutableSequence[float]:
+        """See `Sheet`. What was handed out before is the same array."""
+        self.cells.extend([0.0] * (cells - len(self.cells)))
+        return self.cells
+
+
+class Overflow:
+    """Where a worker counts when all slots are taken: for itself, and now and then for all.
+
+    What such workers have counted is added up in one column, under a lock, so sums stay whole.
+    Gauges and exemplars would have to be of one worker each; theirs are not shown.
+    """
+
+    number = None
+    worker = OVERFLOW
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / f"{OVERFLOW}.{NUMBERS}"
+        self._numbers, self._exemplars = Private(), Private()
+        self._told = array("d")
+
+    def sheet(self, name: str) -> Sheet:
+        """See `Slot`."""
+        return self._numbers if name == NUMBERS else self._exemplars
+
+    def column(self, name: str, cells: int) -> Column | None:
+        """See `Slot`: of all workers without one."""
+        if name == EXEMPLARS:
+            return None
+        with self._locked() as common:
+            return Column(self.worker, live=False, cells=common.read(cells))
+
+    def tell(self, but: set[int]) -> None:
+        """Add to the common column what this worker has counted since the last time.
+
+        Args:
+            but: Places of cells that do not count, but measure.
+
+        Raises:
+            OSError: There is no room.
+        """
+        now = array("d", self._numbers.cells)
+        self._told.extend([0.0] * (len(now) - len(self._told)))
+        with self._locked() as common:
+            cells = common.reach(len(now))
+            for at, (amount, told) in enumerate(zip(now, self._told, strict=True)):
+                if amount != told and at not in but:
+                    cells[at] += amount - told
+        self._told = now
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    @contextmanager
+    def _locked(self) -> Iterator[Mapped]:
+        file = _open(self._path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield Mapped(file)
+        finally:
+            os.close(file)
 
 
 def claim(folder: Path) -> Slot | None:
@@ -117,59 +253,58 @@ def claim(folder: Path) -> Slot | None:
         OSError: The folder cannot be used, or there is no room.
     """
     for number in range(MOST):
-        lock = os.open(_lock_path(folder, number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if not _try_lock(lock):
-            os.close(lock)
-            continue
+        lock = _open(_path(folder, number))
         try:
-            os.pwrite(lock, f"{os.getpid()}\n".encode().ljust(16), 0)
-            return Slot(
-                number,
-                lock,
-                Sheet(folder / f"{number}.cells"),
-                Sheet(folder / f"{number}.exemplars"),
-            )
+            if _try_lock(lock):
+                return Slot(folder, number, lock)
         except BaseException:
             os.close(lock)
             raise
+        os.close(lock)
     return None
 
 
-def columns(folder: Path, sheet: str, cells: int, *, but: int) -> Iterator[Column | Path]:
+def columns(folder: Path, sheet: str, cells: int, *, but: int | None) -> Iterator[Column | Path]:
     """The columns of all slots but one's own, read from their files; a path for one that is damaged."""
-    for number in range(MOST):
-        if number == but:
-            continue
-        path = folder / f"{number}.{sheet}"
-        try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            # Slots are claimed from below; but one's own may be the only one of its neighbours.
-            if number > but:
-                return
-            continue
-        try:
-            found = _cells(file, cells)
-        finally:
-            os.close(file)
-        if not found or found[0] != MAGIC:
-            yield path
-        else:
-            found.extend([0.0] * (cells - len(found)))
-            yield Column(str(number), is_live(folder, number), found)
+    for number in numbers(folder):
+        if number != but:
+            path = folder / f"{number}.{sheet}"
+            if (found := _column(path, str(number), cells)) is not None:
+                yield found
+    if but is not None and (found := _column(folder / f"{OVERFLOW}.{sheet}", OVERFLOW, cells)):
+        yield found._replace(live=False) if isinstance(found, Column) else found
 
 
 def numbers(folder: Path) -> Iterator[int]:
     """The slots that were ever claimed; they are claimed from below."""
     for number in range(MOST):
-        if not _lock_path(folder, number).exists():
+        if not _path(folder, number).exists():
             return
         yield number
 
 
 def is_live(folder: Path, number: int) -> bool:
     """Whether the slot has an owner."""
-    return _is_locked(_lock_path(folder, number))
+    try:
+        file = os.open(_path(folder, number), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return _is_locked(file)
+    finally:
+        os.close(file)
+
+
+def owner(folder: Path, number: int) -> int:
+    """The pid of whoever has the slot, or had it; 0 if that cannot be said."""
+    try:
+        file = os.open(_path(folder, number), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return _owner(file)
+    finally:
+        os.close(file)
 
 
 def count(folder: Path) -> tuple[int, int]:
@@ -178,14 +313,43 @@ def count(folder: Path) -> tuple[int, int]:
     return sum(live), len(live) - sum(live)
 
 
+def _path(folder: Path, number: int) -> Path:
+    return folder / f"{number}.{NUMBERS}"
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _column(path: Path, worker: str, cells: int) -> Column | Path | None:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        found = _cells(file, cells)
+        live = _is_locked(file)
+    finally:
+        os.close(file)
+    if not found or found[0] != MAGIC:
+        return path
+    return Column(worker, live, _padded(found, cells))
+
+
 def _cells(file: int, count: int) -> array[float]:
     found = array("d", (0.0,)) * count
     del found[os.preadv(file, [found], 0) // 8 :]
     return found
 
 
-def _lock_path(folder: Path, number: int) -> Path:
-    return folder / f"{number}.lock"
+def _padded(found: array[float], cells: int) -> array[float]:
+    found.extend([0.0] * (cells - len(found)))
+    return found
+
+
+def _owner(file: int) -> int:
+    magic, pid, *_ = [*_cells(file, HEAD), 0.0, 0.0]
+    return int(pid) if magic == MAGIC and 0 < pid < 1 << 31 else 0
 
 
 def _try_lock(file: int) -> bool:
@@ -194,28 +358,16 @@ def _try_lock(file: int) -> bool:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if _owner_lives(file):
+            if (pid := _owner(file)) and Path(f"/proc/{pid}").exists():
                 return False
         else:
             return True
     return False
 
 
-def _owner_lives(file: int) -> bool:
-    text = os.pread(file, 16, 0).decode("ascii", "replace").strip()
-    return text.isdigit() and Path(f"/proc/{text}").exists()
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
+def _is_locked(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    else:
-        return False
-    finally:
-        os.close(file)
+    return False

@@ -30,7 +30,7 @@ class Worker:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for slot in range(3):
-        (tmp_path / f"{slot}.lock").touch()
+        (tmp_path / f"{slot}.cells").touch()
     return tmp_path
 
 

@@ -15,8 +15,8 @@ from fastobs import catalogue
 from fastobs.cells import Meters, slots
 from fastobs.cells.keys import Damaged, Keys
 from fastobs.cells.render import exemplars_of
-from fastobs.cells.shared import NoSlot, SharedStore
-from fastobs.cells.slots import CHUNK, count
+from fastobs.cells.shared import SharedStore
+from fastobs.cells.slots import CHUNK, HEAD, count
 from fastobs.cells.store import NUMBERS, Key
 from tests.driving import text_of
 
@@ -150,7 +150,7 @@ def test_the_number_of_files_is_bounded_by_the_workers_at_one_time(
         recycled.dies()
 
     assert first.shows()[SLOW_A] == 50
-    assert len(list(tmp_path.iterdir())) == 1 + 2 * 3
+    assert len(list(tmp_path.iterdir())) == 1 + 2
     assert count(tmp_path) == (1, 1)
 
 
@@ -358,18 +358,131 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_is_mended(
         keys.place(NUMBERS, Key("m", ()), 1)
     monkeypatch.undo()
 
-    assert keys.place(NUMBERS, Key("m", ()), 1) == 1
+    assert keys.place(NUMBERS, Key("m", ()), 1) == HEAD
 
 
-def test_more_workers_than_slots_are_told_so(
+@pytest.fixture
+def two_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "MOST", 2)
+
+
+@pytest.mark.usefixtures("two_slots")
+def test_workers_above_the_most_share_a_column_and_sums_stay_whole(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """Whoever is asked; what a worker has not told yet, it tells when it is asked itself."""
+    workers = [worker() for _ in range(4)]
+    for number, each in enumerate(workers, 1):
+        each.slow("/a", 10**number)
+        each.meters.histogram(catalogue.POOL_WAIT, "p").observe(0.02)
+    assert workers[0].shows()[SLOW_A] == 110
+
+    for each in workers[2:]:
+        assert each.shows()[SLOW_A] >= 1110
+    for each in workers:
+        each.store.tell()
+        shown = each.shows()
+        assert shown[SLOW_A] == 11110
+        name = catalogue.POOL_WAIT.name
+        assert shown[f'{name}_count{{db_client_connection_pool_name="p"}}'] == 4
+    assert [each.store.slot.worker for each in workers] == ["0", "1", "overflow", "overflow"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "keys",
+        "0.cells",
+        "1.cells",
+        "overflow.cells",
+    }
+
+
+@pytest.mark.usefixtures("two_slots")
+def test_gauges_and_exemplars_of_workers_above_the_most_are_not_shown(
+    worker: Callable[[], Worker],
+) -> None:
+    """A sum of them would have no owner to end with; what such a worker counts by itself says whose it is."""
+    first, _, above = worker(), worker(), worker()
+    above.meters.gauge(catalogue.TASKS).set(3)
+    above.meters.gauge(catalogue.HTTP_ACTIVE, "GET").add(1)
+    above.meters.histogram(catalogue.GC_PAUSE, "0").observe(0.02)
+    row = above.meters.histogram(catalogue.HTTP_DURATION, "GET", "/", "200", "")
+    row.remember(0.02, 1, 1)
+
+    for each in (above, first):
+        shown = each.shows()
+        assert not [name for name in shown if "asyncio_tasks" in name or "active_req" in name]
+        assert shown[f'{catalogue.GC_PAUSE.name}_count{{generation="0",worker="overflow"}}'] == 1
+        assert "trace_id" not in text_of(each.meters, openmetrics=True)
+
+
+@pytest.mark.usefixtures("two_slots")
+def test_what_workers_above_the_most_have_told_outlives_them(worker: Callable[[], Worker]) -> None:
+    """And the next one goes on with it."""
+    first, _, above = worker(), worker(), worker()
+    above.slow("/a", 3)
+    above.store.tell()
+    above.dies()
+
+    next_one = worker()
+    next_one.slow("/a", 4)
+    next_one.store.tell()
+
+    assert first.shows()[SLOW_A] == 7
+
+
+@pytest.mark.usefixtures("two_slots")
+def test_a_common_column_without_room_is_left_out_and_said(
     worker: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They show their own numbers then."""
-    monkeypatch.setattr(slots, "MOST", 2)
-    worker(), worker()
+    """It is told as soon as there is some."""
+    first, _, above = worker(), worker(), worker()
+    above.slow("/a", 3)
 
-    with pytest.raises(NoSlot):
-        worker()
+    def full(file: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    above.store.tell()
+    assert above.left_out == ["[Errno 28] No space left on device"]
+    monkeypatch.undo()
+    above.store.tell()
+
+    assert first.shows()[SLOW_A] == 3
+
+
+def test_a_column_that_cannot_grow_is_shown_as_far_as_it_goes(
+    worker: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sibling has made rows that this worker has no room for: a scrape is no reason to need it."""
+    one, two = worker(), worker()
+    one.slow("/a", 1)
+    two.slow("/a", 2)
+    for number in range(CHUNK // 17):
+        two.meters.histogram(catalogue.HTTP_DURATION, "GET", f"/{number % 900}", str(number), "")
+
+    def full(file: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+
+    assert one.shows()[SLOW_A] == 3
+
+
+def test_a_worker_without_traces_has_one_file(worker: Callable[[], Worker], tmp_path: Path) -> None:
+    """The one for exemplars is made with the first of them."""
+    one = worker()
+    assert {path.name for path in tmp_path.iterdir()} == {"keys", "0.cells"}
+
+    row = one.meters.histogram(catalogue.HTTP_DURATION, "GET", "/", "200", "")
+    row.remember(0.02, 1, 1)
+
+    assert {path.name for path in tmp_path.iterdir()} == {"keys", "0.cells", "0.exemplars"}
+
+
+def test_a_slot_says_who_has_it(worker: Callable[[], Worker], tmp_path: Path) -> None:
+    """Or had it; nobody is 0, and so is what cannot be read."""
+    worker()
+    (tmp_path / "1.cells").write_bytes(b"garbage!" * 100)
+
+    assert [slots.owner(tmp_path, number) for number in range(3)] == [os.getpid(), 0, 0]
 
 
 def _count(folder: str, route: str, times: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alerts.kit import Severity
 from fastobs import catalogue
+from fastobs.cells.slots import owner
 from tests import parts
 
 __all__ = ["DRILLS", "WORKERS", "Drill", "Stage"]
@@ -73,8 +74,9 @@ def kill_first_worker(stage: Stage) -> None:
     """Send SIGKILL to the worker in the first slot, if all workers are there."""
     with suppress(OSError, ValueError):
         if stage.is_complete():
-            first = min(stage.workers.rglob("*.lock"))
-            os.kill(int(first.read_text()), signal.SIGKILL)
+            first = min(stage.workers.rglob("0.cells"))
+            if pid := owner(first.parent, 0):
+                os.kill(pid, signal.SIGKILL)
 
 
 LATENCY = frozenset({"FastobsLatencyP50High", "FastobsLatencyP99High", "FastobsErrorBudgetBurn"})

@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastobs import catalogue
+from fastobs.cells.slots import numbers as slots_of
 from tests import parts
 from tests.integration.collector import Collector, collecting
 
@@ -202,7 +203,9 @@ def test_recycled_workers_lose_nothing_and_leave_nothing(
         # A worker that ends may refuse a connection, or cut one that it has served already.
         assert got <= answered(server) <= asked
         assert got > 40
-        assert len(list(folder.glob("*.lock"))) <= 2 * WORKERS
+        # The users' own metrics are told once a second, and when a worker ends.
+        parts.eventually(lambda: got <= total(server, "orders_total") <= asked, within=30)
+        assert len(list(slots_of(folder))) <= 2 * WORKERS
 
 
 def _is_answered(server: parts.Server, number: int) -> bool:
