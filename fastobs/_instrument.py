@@ -88,7 +88,7 @@ class Handle:
 
         def wrap(stack: ASGIApp) -> Middleware:
             return Middleware(
-                stack,
+                self._stepped(stack),
                 **self._of_each(stack),
                 requested=dict(self._requested()),
                 ends=list(self._ends()),
@@ -250,7 +250,22 @@ class Handle:
             from .signals.timing import server_timing
 
             signals.append(server_timing())
+        if settings.breakdown is None:
+            from .signals.parts import nothing
+
+            signals.append(nothing)
         return told
+
+    def _stepped(self, stack: ASGIApp) -> ASGIApp:
+        """The stack, with its steps driven if that is wanted."""
+        breakdown = self.settings.breakdown
+        if breakdown is None or breakdown.mode != "steps":
+            return stack
+        from ._steps import Stepped
+
+        stepped = Stepped(stack)
+        self._undo.append(stepped.undo)
+        return stepped
 
     def _requested(self) -> Iterator[tuple[bytes, Signal]]:
         """Who is told of an exchange whose request has a header."""
@@ -281,7 +296,7 @@ class Handle:
     def _ends(self) -> Iterator[Finish]:
         """Who is told of its end only; the last one knows the most."""
         settings, meters = self.settings, self._process.meters
-        if settings.metrics is not None:
+        if settings.metrics is not None and settings.breakdown is not None:
             from .signals.parts import breakdown
 
             yield breakdown(meters)
@@ -332,7 +347,7 @@ class Handle:
                 else:
                     app.__dict__["build_middleware_stack"] = before
             if isinstance(app.middleware_stack, Middleware):
-                app.middleware_stack = app.middleware_stack.app
+                app.middleware_stack = _inside(app.middleware_stack)
 
         # On the instance, so that the stack is wrapped whenever it is built: routes and middleware
         # may be added until then, and we are outside even of ServerErrorMiddleware.
@@ -340,6 +355,13 @@ class Handle:
         if app.middleware_stack is not None:
             app.middleware_stack = wrap(app.middleware_stack)
         self._undo.append(remove)
+
+
+def _inside(ours: Middleware) -> ASGIApp:
+    """The app's own stack."""
+    from ._steps import Stepped
+
+    return ours.app.app if isinstance(ours.app, Stepped) else ours.app
 
 
 def _limitable(app: Starlette, excluded: Sequence[str]) -> Iterator[str]:

@@ -10,10 +10,14 @@ from ._exchange import NO_PARTS, Exchange
 
 __all__ = [
     "BLOCKING",
+    "CPU",
     "LOOP_WAIT",
+    "OFF",
+    "THREAD",
     "UNACCOUNTED",
     "Grip",
     "Held",
+    "Off",
     "Parts",
     "account",
     "enter",
@@ -27,9 +31,12 @@ UNACCOUNTED = "unaccounted"
 LOOP_WAIT = "loop_wait"
 """Others held the event loop, so that nothing of the request could go on there."""
 BLOCKING = "blocking"
-"""The request itself held the event loop, in none of its other parts."""
-
+"""The request itself held the event loop, in none of its other parts, and computed nothing."""
+CPU = "cpu"
+"""The request computed, in none of its other parts."""
 THREAD = "thread"
+"""A function of the request's ran in a worker thread."""
+
 TOLD = 100
 """Holds of one request that are told one by one; a stream may see more."""
 
@@ -42,6 +49,9 @@ class Grip(Protocol):
 
     def ended(self) -> float | None:
         """When, in the same seconds; None while it goes on. Asked from any thread."""
+
+    def computed(self) -> float:
+        """Seconds of processor time that it took so far. Asked from any thread."""
 
 
 class Held:
@@ -82,7 +92,8 @@ class Parts(dict[str, float]):
 
     That the loop is held is such a part, which the watchdog writes. `LOOP_WAIT` lies above what the
     request waits for on the loop, since no answer can be taken there, and below what its threads do,
-    which go on. `BLOCKING` lies below everything: what it does meanwhile may have a better name.
+    which go on. `BLOCKING` lies below everything: what it does meanwhile may have a better name. Of
+    what is left to it, that which was computed is `CPU`.
 
     The loop, the request's threads and the watchdog write to it at the same time. What happens nearly
     always does without the lock: see `enter`.
@@ -91,12 +102,14 @@ class Parts(dict[str, float]):
         held: When the loop was held, the oldest first.
     """
 
-    __slots__ = ("_holding", "_lock", "_locked", "_open", "_settled", "_since", "held")
+    __slots__ = ("_blocking", "_holding", "_lock", "_locked", "_open", "_settled", "_since", "held")
 
     def __init__(self) -> None:
         super().__init__()
         self.held: tuple[Held, ...] = ()
         self._holding: Held | None = None
+        # What was blocking before that hold.
+        self._blocking = 0.0
         self._open: list[str] = []
         self._since = 0.0
         self._settled = False
@@ -140,6 +153,7 @@ class Parts(dict[str, float]):
                 below = going_on.index(THREAD) if THREAD in going_on else len(going_on)
                 going_on.insert(0 if held.part == BLOCKING else below, held.part)
                 self._holding = held
+                self._blocking = self.get(BLOCKING, 0.0)
                 self._locked += 1
                 if len(self.held) < TOLD:
                     self.held = (*self.held, held)
@@ -173,8 +187,10 @@ class Parts(dict[str, float]):
         if now > since:
             self._since = now
             if self._open:
-                part = self._open[-1]
-                self[part] = (self[part] if part in self else 0.0) + now - since  # noqa: SIM401 - faster
+                self._spend(self._open[-1], now - since)
+
+    def _spend(self, part: str, seconds: float) -> None:
+        self[part] = self.get(part, 0.0) + seconds
 
     def _release(self, held: Held, end: float) -> None:
         """The loop is not held any more; what comes after that belongs to what went on meanwhile."""
@@ -183,6 +199,16 @@ class Parts(dict[str, float]):
         self._turn(end)
         self._drop(held.part)
         held.seconds = max(end - held.since, 0.0)
+        if held.part == BLOCKING:
+            self._compute(held)
+
+    def _compute(self, held: Held) -> None:
+        """Of what is blocking by this hold, the computed is not."""
+        mine = self.get(BLOCKING, 0.0) - self._blocking
+        computed = min(held.grip.computed(), mine)
+        if computed > 0:
+            self[BLOCKING] -= computed
+            self._spend(CPU, computed)
 
     def _drop(self, part: str) -> None:
         going_on = self._open
@@ -191,6 +217,25 @@ class Parts(dict[str, float]):
             if at < len(going_on) and going_on[at] == part:
                 del going_on[at]
                 return
+
+
+class Off(Parts):
+    """Of a request whose breakdown is off: who held its loop is known, and nothing else."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        # So that nobody writes to it without asking.
+        self._locked = 1
+
+    def enter(self, part: str, now: float) -> None: ...
+
+    def leave(self, part: str, now: float) -> None: ...
+
+
+OFF = Off()
+"""What a request has from its beginning whose breakdown is off; it gets its own if its loop is held."""
 
 
 def enter(exchange: Exchange | None, part: str, now: float) -> None:
@@ -230,6 +275,8 @@ def leave(exchange: Exchange | None, part: str, now: float) -> None:
         return
     parts = exchange.parts
     if type(parts) is not Parts:
+        if isinstance(parts, Parts):
+            parts.leave(part, now)
         return
     going_on = parts._open
     if parts._locked or not going_on or going_on[-1] != part:
@@ -254,15 +301,21 @@ def hold(exchange: Exchange, held: Held) -> None:
     parts = exchange.parts
     if type(parts) is not Parts:
         parts = _first(exchange)
+        if parts is OFF:
+            exchange.parts = parts = Off()
+            exchange.noted = True
     parts.hold(held, exchange.started)
 
 
 def account(exchange: Exchange) -> Mapping[str, float]:
-    """Where the time of a closed exchange went: seconds by part, which add up to its duration."""
+    """Where the time of a closed exchange went: seconds by part, which add up to its duration.
+
+    Nothing if it is not to be told.
+    """
     parts = exchange.parts
-    if type(parts) is Parts:
+    if isinstance(parts, Parts) and parts is not OFF:
         parts.settle(exchange.started + exchange.duration)
-    return _completed(parts, exchange.duration)
+    return NO_PARTS if isinstance(parts, Off) else _completed(parts, exchange.duration)
 
 
 def so_far(exchange: Exchange, now: float) -> Mapping[str, float]:
@@ -273,7 +326,9 @@ def so_far(exchange: Exchange, now: float) -> Mapping[str, float]:
         now: Seconds, as ``perf_counter`` says.
     """
     parts = exchange.parts
-    if type(parts) is Parts:
+    if isinstance(parts, Off):
+        return NO_PARTS
+    if isinstance(parts, Parts):
         parts = parts.so_far(now)
     return _completed(parts, now - exchange.started)
 
@@ -287,6 +342,10 @@ def _completed(parts: Mapping[str, float], whole: float) -> Mapping[str, float]:
 
 
 def _first(exchange: Exchange) -> Parts:
+    there = exchange.parts
+    if isinstance(there, Parts):
+        # Of another kind, which was there from the beginning.
+        return there
     # Made with the first part: many requests have none. Two threads may both have a request's first;
     # between these two lines nothing is called, so no thread comes in between.
     made = Parts()

@@ -31,6 +31,7 @@ from pydantic_settings import (
 from .errors import ConfigError
 
 __all__ = [
+    "Breakdown",
     "Caches",
     "Limits",
     "Metrics",
@@ -194,11 +195,28 @@ class Runtime(Section):
     ``suppressed``."""
 
 
+class Breakdown(Section):
+    """Where the time of requests goes, by part. ``breakdown="steps"`` is short for its mode."""
+
+    mode: Literal["wall", "steps"] = "wall"
+    """``wall``: by the clock, which a request pays for only where a part begins or ends. ``steps``: every
+    step of a request on the event loop is driven, and its processor time read, so that `cpu` and
+    `blocking` are known of all that it does there and in worker threads. That costs some microseconds for
+    each step (benchmarks/slow.md has the measurement), so it is not the default."""
+
+
 class Workers(Section):
     """Several workers of one server, each of which shows the metrics of all."""
 
     directory: Path | None = None
     """Where they share them; None is a private folder in memory, and only for servers that we know."""
+
+
+def _breakdown(given: Any) -> Any:
+    """A mode alone is enough; ``off`` and False are None."""
+    if given is False or given == "off":
+        return None
+    return {"mode": given} if isinstance(given, str) else given
 
 
 class _KnownFieldsOnly(PydanticBaseSettingsSource):
@@ -254,6 +272,7 @@ class Settings(BaseSettings):
     caches: Caches | None = Caches()
     limits: Limits | None = Limits()
     runtime: Runtime | None = Runtime()
+    breakdown: Annotated[Breakdown | None, NoDecode, BeforeValidator(_breakdown)] = Breakdown()
     workers: Workers | None = Workers()
 
     @classmethod
@@ -278,6 +297,7 @@ SECTIONS: dict[str, type[Section]] = {
     "caches": Caches,
     "limits": Limits,
     "runtime": Runtime,
+    "breakdown": Breakdown,
     "workers": Workers,
 }
 

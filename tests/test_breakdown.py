@@ -418,6 +418,40 @@ async def test_a_loop_that_is_held_is_blocking_for_one_and_loop_wait_for_the_oth
 
 
 @each_loop
+async def test_who_holds_the_loop_by_computing_has_it_as_cpu(
+    observed: Observed, meters: Meters
+) -> None:
+    """The clock of its thread tells what it computed, however busy the machine is."""
+    app = FastAPI()
+
+    @app.get("/culprit")
+    async def culprit() -> None:
+        end = time.thread_time() + HELD / 2
+        while time.thread_time() < end:
+            sum(range(50))
+
+    @app.get("/warm")
+    def warm() -> None: ...
+
+    observed(app, runtime=QUICK)
+    async with client(app) as http:
+        await http.get("/warm")
+        await watched(meters)
+        told = OfRoute(meters, "/culprit")
+        for _ in range(TRIES):
+            before = time.process_time()
+            await http.get("/culprit")
+            computed = time.process_time() - before
+            told.measure()
+            cpu = told.parts.get("cpu", 0.0)
+            assert cpu <= computed
+            if cpu >= 0.9 * HELD / 2:
+                break
+        else:
+            pytest.fail(f"Of {HELD / 2} s {cpu} were told.")
+
+
+@each_loop
 async def test_a_thread_goes_on_while_the_loop_is_held(observed: Observed, meters: Meters) -> None:
     """Its request waits for the loop only from when the function is done."""
     runs, over = threading.Event(), threading.Event()

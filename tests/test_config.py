@@ -90,7 +90,7 @@ def test_sections_may_be_given_as_class_dict_or_none() -> None:
         ({"slow": {"after": float("inf")}}, "slow.after=inf cannot be used"),
         (
             {"slw": {}},
-            "slw is no fastobs setting. Known: caches, limits, metrics",
+            "slw is no fastobs setting. Known: breakdown, caches, limits, metrics",
         ),
         ({"slow": {"aftr": 1}}, "slow.aftr is no fastobs setting. Known: after, per_minute"),
         ({"metrics": {"path": "metrics"}}, "a path begins with '/' and is not the root"),
@@ -109,6 +109,42 @@ def test_a_bad_value_says_what_is_wrong_why_and_what_to_write(
         load(None, sections)
 
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [
+        ("steps", "steps"),
+        ("wall", "wall"),
+        ({"mode": "steps"}, "steps"),
+        ("off", None),
+        (False, None),
+    ],
+)
+def test_a_breakdown_is_named_by_its_mode(given: Any, mode: str | None) -> None:
+    """It has no other setting; the section itself does as well."""
+    chosen = load(None, {"breakdown": given}).breakdown
+
+    assert (None if chosen is None else chosen.mode) == mode
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "mode"),
+    [
+        ("FASTOBS_BREAKDOWN", "steps", "steps"),
+        ("FASTOBS_BREAKDOWN_MODE", "steps", "steps"),
+        ("FASTOBS_BREAKDOWN", "off", None),
+        ("FASTOBS_BREAKDOWN", "none", None),
+    ],
+)
+def test_the_environment_may_name_the_mode_alone(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, mode: str | None
+) -> None:
+    """As in code."""
+    monkeypatch.setenv(variable, value)
+    chosen = load(None, {}).breakdown
+
+    assert (None if chosen is None else chosen.mode) == mode
 
 
 def test_a_bad_value_in_the_environment_names_the_variable(

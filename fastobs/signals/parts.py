@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from fastobs import catalogue
 from fastobs._exchange import Exchange, Finish
-from fastobs._parts import Parts, account
+from fastobs._parts import OFF, Parts, account
 from fastobs.cells import Meters
 
-__all__ = ["breakdown"]
+__all__ = ["breakdown", "nothing"]
 
 SECTIONS = 50
 """Names that the app may give; more than so many were made from data, and are folded into one."""
 
 OTHER = "_other"
+
+
+def nothing(exchange: Exchange) -> None:
+    """The breakdown is off: of this exchange no part is told."""
+    exchange.parts = OFF
 
 
 def breakdown(meters: Meters) -> Finish:
@@ -25,7 +30,7 @@ def breakdown(meters: Meters) -> Finish:
     most = len(known) + SECTIONS
 
     def finish(exchange: Exchange) -> None:
-        if type(exchange.parts) is not Parts:
+        if not isinstance(exchange.parts, Parts):
             return
         for part, seconds in account(exchange).items():
             if part not in known:

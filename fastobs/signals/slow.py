@@ -85,8 +85,9 @@ def _line(exchange: Exchange, threshold: float, suppressed: int) -> Line:
         "response_bytes": exchange.response_bytes,
         "inflight": int(exchange.inflight),
         "pid": os.getpid(),
-        "parts": _largest_first(account(exchange)),
     }
+    if parts := account(exchange):
+        fields["parts"] = _largest_first(parts)
     if exchange.profile_id is not None:
         fields["profile_id"] = exchange.profile_id
     if findings := _findings(exchange):

@@ -71,7 +71,8 @@ def _announce(passage: Passage, clock: Callable[[], float]) -> None:
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
             try:
-                header = (HEADER, _described(so_far(passage, clock())))
+                now = clock()
+                header = (HEADER, _described(so_far(passage, now), now - passage.started))
                 # A new list: an app may answer twice with the same one.
                 message["headers"] = [*message.get("headers", ()), header]
             except Exception as error:
@@ -81,8 +82,8 @@ def _announce(passage: Passage, clock: Callable[[], float]) -> None:
     passage.outward = send
 
 
-def _described(parts: Mapping[str, float]) -> bytes:
+def _described(parts: Mapping[str, float], whole: float) -> bytes:
     largest = sorted(parts.items(), key=lambda part: -part[1])[:MOST]
     entries = [(NO_TOKEN.sub("_", part), seconds) for part, seconds in largest]
-    entries.append(("total", sum(parts.values())))
+    entries.append(("total", max(whole, sum(parts.values()))))
     return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in entries).encode()

@@ -26,7 +26,7 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from fastobs._exchange import Exchange, Finish, Signal
+from fastobs._exchange import NO_PARTS, Exchange, Finish, Signal
 from fastobs._parts import Parts, account
 from fastobs._spans import MAKING, ServerSpan, Way, first_attributes, last_attributes
 from fastobs._version import __version__
@@ -157,7 +157,8 @@ def foreign_spans(find: Callable[[Exchange], Span | None]) -> Spans:
 
 def _finish(exchange: Exchange) -> None:
     span: Span = exchange.span
-    if type(exchange.parts) is Parts and exchange.parts.held:
+    # Most have none, and an identity is no call.
+    if exchange.parts is not NO_PARTS:
         _tell_of_blocks(exchange, span)
     if isinstance(span, ServerSpan):
         if span.is_untouched and exchange.exception is None:
@@ -178,7 +179,7 @@ def _finish(exchange: Exchange) -> None:
 def _tell_of_blocks(exchange: Exchange, span: Span) -> None:
     """An event for each time that the event loop was held, by this exchange or by another."""
     parts = exchange.parts
-    if type(parts) is not Parts:
+    if not isinstance(parts, Parts):
         return
     # Of one that goes on still, the share of this exchange ends here.
     account(exchange)

@@ -16,6 +16,7 @@ from pyinstrument.frame import AWAIT_FRAME_IDENTIFIER
 
 from fastobs._exchange import Exchange
 from fastobs._middleware import Middleware
+from fastobs._steps import Driven, awaits
 
 from .heart import Heart
 from .holder import exchange_of, step
@@ -128,7 +129,8 @@ def awaited(task: asyncio.Task[Any]) -> Iterator[Line]:
         for kind, inner in KINDS.items():
             frame = getattr(waiting, f"{kind}_frame", None)
             if frame is not None:
-                yield frame.f_code, frame.f_lineno
+                if frame.f_code is not awaits.__code__:
+                    yield frame.f_code, frame.f_lineno
                 waiting = getattr(waiting, inner, None)
                 break
         else:
@@ -143,7 +145,9 @@ def _settled(task: asyncio.Task[Any]) -> list[Line]:
 
 
 def _inside(waiting: Any) -> Any:
-    """What has frames, of what hides it: a step of an async generator, an ``__await__``."""
+    """What has frames, of what hides it: a step of an async generator, an ``__await__``, our driver."""
+    if isinstance(waiting, Driven):
+        return waiting.coroutine
     if type(waiting).__name__ not in OPAQUE:
         return None
     found = gc.get_referents(waiting)

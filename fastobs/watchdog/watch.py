@@ -228,7 +228,7 @@ class Ward:
     def let_go(self) -> None:
         """Nobody looks any more: what is known of a hold is all of it. From any thread."""
         if (hold := self._hold) is not None:
-            hold.grip.end = hold.grip.seen
+            hold.grip.ends(hold.grip.seen)
 
     def _see(self, loop: AbstractEventLoop, now: float, began: float) -> None:
         heart, hold = self.heart, self._hold
@@ -244,7 +244,9 @@ class Ward:
         if seen is None:
             return
         if hold is None:
-            hold = self._hold = Hold(seen, Grip(heart, seen.task, began))
+            # Of what lies before this look it surely computed as much as it is said to have taken.
+            computed = self._cpu - (now - began)
+            hold = self._hold = Hold(seen, Grip(heart, seen.task, began, computed))
         hold.add(seen.spot, now)
         held = now - hold.began
         if hold.others is None and held >= self._after / 2:
@@ -257,7 +259,7 @@ class Ward:
         hold, self._hold = self._hold, None
         if hold is None:
             return
-        hold.grip.end = end
+        hold.grip.ends(end)
         if end - hold.began > self._after:
             self._listener.ended(hold.block(end))
 
@@ -272,17 +274,34 @@ class Grip:
     """
 
     def __init__(
-        self, heart: Heart, task: weakref.ref[asyncio.Task[Any]] | None, began: float
+        self,
+        heart: Heart,
+        task: weakref.ref[asyncio.Task[Any]] | None,
+        began: float,
+        cpu: float,
     ) -> None:
         self.began = self.seen = began
         self.end: float | None = None
         self._heart = heart
         self._task = task
+        self._cpu = cpu
+        self._computed: float | None = None
 
     def skip(self, seconds: float) -> None:
         """So much of the time since it was seen last is not its own."""
         self.began += seconds
         self.seen += seconds
+
+    def ends(self, end: float) -> None:
+        """It is known when it ended."""
+        self._computed = self.computed()
+        self.end = end
+
+    def computed(self) -> float:
+        """Seconds of processor time that the loop's thread took for it."""
+        if self._computed is not None:
+            return self._computed
+        return max(self._heart.cpu() - self._cpu, 0.0)
 
     def ended(self) -> float | None:
         """When, in seconds; None while it goes on.

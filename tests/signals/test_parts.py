@@ -63,9 +63,13 @@ def together(work: Callable[[int], None], threads: int = 4) -> None:
 class Grip:
     """Holds the loop until the test says that it ended."""
 
-    def __init__(self, began: float, end: float | None = None) -> None:
+    def __init__(self, began: float, end: float | None = None, computed: float = 0.0) -> None:
         self.began = began
         self.end = end
+        self._computed = computed
+
+    def computed(self) -> float:
+        return self._computed
 
     def ended(self) -> float | None:
         return self.end
@@ -309,6 +313,23 @@ def test_who_holds_the_loop_is_blocking_where_nothing_else_is_known(exchange: Ex
     parts = exchange.parts
     assert isinstance(parts, Parts)
     assert [each.seconds for each in parts.held] == [5]
+
+
+def test_what_is_computed_while_it_holds_the_loop_is_cpu(exchange: Exchange) -> None:
+    """As far as it has no better name, each time, and never more than it held."""
+    hold(exchange, held(BLOCKING, Grip(began=11, end=14, computed=2.0)))
+    enter(exchange, "db", 12)
+    leave(exchange, "db", 15)
+    hold(exchange, held(BLOCKING, Grip(began=16, end=17, computed=0.25)))
+    closed(exchange, 8.0)
+
+    for _ in range(2):
+        assert account(exchange) == {
+            "cpu": 1.25,
+            "blocking": 0.75,
+            "db": 3,
+            "unaccounted": 3,
+        }
 
 
 def test_a_hold_that_began_before_the_request_is_its_from_its_beginning(

@@ -185,6 +185,9 @@ def test_who_held_the_event_loop_is_told(meters: Meters, part: str, kind: str) -
         def ended(self) -> float | None:
             return 0.75
 
+        def computed(self) -> float:
+            return 0.0
+
     said: dict[str, str | int] = {
         "http.route": "/other",
         "code.function.name": "parse",

@@ -405,6 +405,9 @@ class Grip:
     def ended(self) -> float:
         return self.began + 0.25
 
+    def computed(self) -> float:
+        return 0.0
+
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("theirs", [False, True])

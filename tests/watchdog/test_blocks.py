@@ -51,6 +51,9 @@ class Grip:
     def ended(self) -> float:
         return 3.0
 
+    def computed(self) -> float:
+        return 0.5
+
 
 def block(whose: Exchange | None, *, line: int = 7, others: Iterable[Exchange] = ()) -> Block:
     place = Place("Report.make", "shop/report.py", line)
@@ -140,7 +143,7 @@ def test_a_block_is_time_of_the_culprit_and_of_those_whom_it_held_up(told: Told)
     told.blocks.goes_on(block(whose, others=[other]))
 
     parts, (held,) = after(whose)
-    assert parts == {"blocking": 2, "unaccounted": 3}
+    assert parts == {"blocking": 1.5, "cpu": 0.5, "unaccounted": 3}
     assert held.event == "event_loop_blocked"
     assert held.attributes == {
         "code.function.name": "Report.make",

@@ -579,7 +579,7 @@ def test_a_callback_has_ended_when_a_task_asks() -> None:
         heart = heart_of_this_loop()
         await beaten(heart)
         heart.beaten = None
-        grip = Grip(heart, None, 1.0)
+        grip = Grip(heart, None, 1.0, 0.0)
         assert grip.ended() == 1.0
 
     run(main())
