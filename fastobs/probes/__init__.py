@@ -8,6 +8,7 @@ loaded when the app has imported it, or as soon as it does. See docs/adding-a-pr
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import threading
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from .hand import CacheProbe, LimiterProbe
 
 __all__ = ["ADAPTERS", "Adapter", "Kit", "Probe", "Probes"]
+
+logger = logging.getLogger("fastobs")
 
 
 class Adapter(NamedTuple):
@@ -186,6 +189,13 @@ class Probe:
         """What was found and cannot be watched as it is: its name, and the line to add."""
         yield from ()
 
+    def unknown(self) -> str:
+        """What this release of the library hides, as a sentence; empty if nothing.
+
+        Asked when the probe has been attached: what cannot be known is absent, and said to be.
+        """
+        return ""
+
 
 class ReleaseError(Exception):
     """A release of a library that its adapter does not understand."""
@@ -224,6 +234,7 @@ class Probes:
         self._probes: dict[Adapter, Probe] = {}
         self._attached: dict[Adapter, Probe] = {}
         self._failed: dict[Adapter, Exception] = {}
+        self._unknown: dict[Adapter, str] = {}
         self._off: set[str] = set()
         self._settings: Settings | None = None
         self._arrivals = Arrivals(self._arrived)
@@ -349,6 +360,7 @@ class Probes:
             if not watched:
                 lines.append("  nothing found yet")
             missing.extend(entry for row in rows for entry in self._attached[row].unwatchable())
+        missing.extend((row.library, told) for row, told in self._unknown.items() if told)
         missing.extend(
             (row.library, f"its adapter could not be attached: {error!r}")
             for row, error in self._failed.items()
@@ -367,6 +379,7 @@ class Probes:
             _check_release(row)
             probe = self._probe(row)
             probe.attach(self._settings)
+            unknown = probe.unknown()
         except Exception as error:
             # A release of the library that we do not know yet: the app goes on without this adapter,
             # and without the hooks that were in by then.
@@ -378,6 +391,9 @@ class Probes:
         else:
             self._failed.pop(row, None)
             self._attached[row] = probe
+            if unknown and self._unknown.get(row) != unknown:
+                logger.warning("fastobs: %s: %s", row.library, unknown)
+            self._unknown[row] = unknown
 
     def _probe(self, row: Adapter) -> Probe:
         with self._lock:

@@ -267,7 +267,10 @@ class Pools(Probe, ABC):
         if lease is None:
             return
         try:
-            account, waits, now = lease.account, lease.waits, perf_counter()
+            account, waits = lease.account, lease.waits
+            # First: nothing that fails after it leaves it waiting for ever.
+            account.waiting.discard(lease)
+            now = perf_counter()
             waited = now - lease.since
             self._end(lease, now)
             if waits:
@@ -282,7 +285,6 @@ class Pools(Probe, ABC):
         """The call is over. May raise."""
         lease.ended = True
         if lease.waits:
-            lease.account.waiting.discard(lease)
             lease.waited += now - lease.since
         if (before := lease.before) is not None:
             before.waited = lease.waited

@@ -50,12 +50,15 @@ class Statements:
         self._hooks = hooks
         self._component = component
         self._rows: dict[str, Histogram] = {}
+        self.missing: list[str] = []
 
     def wrap(self, owner: type, name: str, told: Told, *, awaited: bool) -> None:
-        """Time a method, if the class itself defines it; not every release has all of them."""
+        """Time a method; if this release does not have it, it is one of those `missing`."""
         if name in vars(owner):
             around = self._around_async if awaited else self._around
             self._hooks.wrap(owner, name, lambda method: around(method, told))
+        else:
+            self.missing.append(f"{owner.__name__}.{name}")
 
     def _timed(self, subject: Any) -> bool:  # noqa: ARG002
         """Whether the call lasts until the statement is done."""

@@ -130,9 +130,12 @@ class AioCache(Probe):
         return get
 
     def _around_multi_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        hooks = self._hooks
+
         async def multi_get(cache: Any, *args: Any, **kwargs: Any) -> Any:
             try:
-                values = await timed(original(cache, *args, **kwargs))
+                looking = original(cache, *args, **kwargs)
+                values = await (timed(looking) if hooks.on else looking)
             except Exception:
                 self._failed(cache)
                 raise
@@ -145,16 +148,22 @@ class AioCache(Probe):
         return multi_get
 
     def _around_set(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        hooks = self._hooks
+
         async def set(cache: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A001 - its name
-            done = await timed(original(cache, *args, **kwargs))
+            storing = original(cache, *args, **kwargs)
+            done = await (timed(storing) if hooks.on else storing)
             self._stored(cache, (args[0] if args else kwargs.get("key"),))
             return done
 
         return set
 
     def _around_multi_set(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        hooks = self._hooks
+
         async def multi_set(cache: Any, *args: Any, **kwargs: Any) -> Any:
-            done = await timed(original(cache, *args, **kwargs))
+            storing = original(cache, *args, **kwargs)
+            done = await (timed(storing) if hooks.on else storing)
             pairs = args[0] if args else kwargs.get("pairs", ())
             self._stored(cache, (key for key, _ in pairs))
             return done

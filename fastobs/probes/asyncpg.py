@@ -79,6 +79,7 @@ class AsyncPG(Pools):
         return (Pool,) if TRACEABLE else ()
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
+        self._statements.missing.clear()
         self._statements.attach()
         if not TRACEABLE:
             return
@@ -100,18 +101,18 @@ class AsyncPG(Pools):
         # One that cannot be watched is no error of the app's: status() has a line about it.
         return super().watch(obj, name) or isinstance(obj, Pool)
 
-    def unwatchable(self) -> Iterator[tuple[str, str]]:
+    def unknown(self) -> str:
         if not TRACEABLE:
-            yield "asyncpg", "its pools can be watched since asyncpg 0.32; statements are timed."
-            return
+            return "its pools can be watched since asyncpg 0.32; statements are timed."
         times = {
             "wait": catalogue.POOL_WAIT,
             "create": catalogue.POOL_CREATE,
             "use": catalogue.POOL_USE,
         }
-        if missing := sorted(word for word, metric in times.items() if metric not in self._known):
-            hidden = ", ".join(missing)
-            yield "asyncpg", f"this release hides some of its times: {hidden}. Update fastobs."
+        missing = sorted(word for word, metric in times.items() if metric not in self._known)
+        if hidden := ", ".join([*missing, *self._statements.missing]):
+            return f"this release hides some of its times: {hidden}. Update fastobs."
+        return ""
 
     def _open_account(self, pool: Any) -> Account:
         there = Anchor(pool, self._close_account(id(pool)))

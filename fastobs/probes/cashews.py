@@ -91,7 +91,8 @@ class Cashews(Probe):
 
     def _around_set(self, original: Callable[..., Any]) -> Callable[..., Any]:
         async def set(cache: Any, key: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A001 - its name
-            done = await timed(original(cache, key, *args, **kwargs))
+            storing = original(cache, key, *args, **kwargs)
+            done = await (timed(storing) if self._hooks.on else storing)
             self._stored(cache, key)
             return done
 

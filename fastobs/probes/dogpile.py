@@ -12,11 +12,10 @@ from dogpile.cache.api import NO_VALUE
 
 from fastobs._contain import contain
 from fastobs._exchange import CURRENT
-from fastobs._parts import enter, leave
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._caches import Caches, Loads
+from ._caches import Caches, Loads, answered, asks
 from ._hooks import Hooks
 
 __all__ = ["Dogpile", "probe"]
@@ -130,9 +129,7 @@ class Dogpile(Probe):
         created: Created | None = None,
     ) -> Any:
         """Call the region's method; within a request its time is the part ``cache``."""
-        exchange = CURRENT.get()
-        if exchange is not None:
-            enter(exchange, "cache", perf_counter())
+        exchange = asks() if self._hooks.on else None
         try:
             return original(region, *args, **kwargs)
         except Exception:
@@ -142,28 +139,28 @@ class Dogpile(Probe):
                 self._count(region, errors=1)
             raise
         finally:
-            if exchange is not None:
-                leave(exchange, "cache", perf_counter())
+            answered(exchange)
 
     def _creating(
         self, region: Any, creator: Callable[..., Any], created: Created, key: Any = None
     ) -> Callable[..., Any]:
         def create(*args: Any, **kwargs: Any) -> Any:
             # A runner may do it in a thread of its own, after the value was answered as a hit.
-            exchange = CURRENT.get()
+            answered(CURRENT.get())
             started = perf_counter()
             created.keys += 1 if key is not None else len(args)
-            leave(exchange, "cache", started)
             try:
                 value = creator(*args, **kwargs)
             except Exception:
                 created.failed = True
                 raise
             finally:
-                enter(exchange, "cache", perf_counter())
+                asks()
             self._loaded(region, (key,) if key is not None else args, started)
             return value
 
+        if not self._hooks.on:
+            return creator
         if region.async_creation_runner is None:
             return create
         try:

@@ -93,7 +93,8 @@ class FastAPICaches(Probe):
 
     def _around_set(self, original: Callable[..., Any]) -> Callable[..., Any]:
         async def set(backend: Any, key: str, *args: Any, **kwargs: Any) -> Any:  # noqa: A001 - its name
-            done = await timed(original(backend, key, *args, **kwargs))
+            storing = original(backend, key, *args, **kwargs)
+            done = await (timed(storing) if self._hooks.on else storing)
             self._stored(backend, key)
             return done
 

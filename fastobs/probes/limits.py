@@ -51,6 +51,10 @@ class Limits(Probe):
     def detach(self) -> None:
         self._hooks.undo()
 
+    def unknown(self) -> str:
+        # A class without one cannot be used.
+        return "" if self._hooks.on else "this release decides in a way of its own. Update fastobs."
+
     def watch(self, obj: Any, name: str | None) -> bool:
         if not isinstance(obj, self.kinds):
             return False

@@ -37,6 +37,7 @@ class Psycopg(Probe):
         self._statements = PsycopgStatements(kit, self._hooks, COMPONENT)
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set
+        self._statements.missing.clear()
         # A connection's own methods, and the cursors that are not here, go through these.
         for kind in (Cursor, AsyncCursor, ServerCursor, AsyncServerCursor):
             for name in ("execute", "executemany"):
@@ -44,6 +45,11 @@ class Psycopg(Probe):
 
     def detach(self) -> None:
         self._hooks.undo()
+
+    def unknown(self) -> str:
+        if not (missing := ", ".join(self._statements.missing)):
+            return ""
+        return f"this release has no {missing}; what goes through it is not timed. Update fastobs."
 
 
 class PsycopgStatements(Statements):

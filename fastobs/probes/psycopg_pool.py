@@ -80,9 +80,10 @@ class PsycopgPool(Pools):
             self.kit.meters.counter(catalogue.POOL_LEAKED, leak.account.name, leak.route).add()
         yield from super().read()
 
-    def unwatchable(self) -> Iterator[tuple[str, str]]:
-        if catalogue.POOL_CREATE not in self._known:
-            yield "psycopg_pool", "this release hides when it opens connections. Update fastobs."
+    def unknown(self) -> str:
+        if catalogue.POOL_CREATE in self._known:
+            return ""
+        return "this release hides when it opens connections. Update fastobs."
 
     def _open_account(self, pool: Pool) -> Account:
         own = "" if NUMBERED.fullmatch(pool.name) else pool.name
@@ -146,6 +147,7 @@ class PsycopgPool(Pools):
         if lease is None:
             return
         try:
+            lease.account.waiting.discard(lease)
             now = perf_counter()
             self._end(lease, now)
             opened = self._fresh.pop(connection, None) if self._fresh else None

@@ -191,7 +191,7 @@ class Listener(CommandListener, ConnectionPoolListener):
         if self.probe is not None and not self.name:
             self.probe.name(self)
         now = perf_counter()
-        acquire = Acquire(self, CURRENT.get(), now)
+        acquire = Acquire(self, CURRENT.get() if self.counts else None, now)
         enter(acquire.exchange, "pool_wait", now)
         ACQUIRING.set(acquire)
         self.waiting[id(acquire)] = acquire
@@ -321,6 +321,11 @@ class PyMongo(Probe):
 
     def detach(self) -> None:
         self._hooks.undo()
+
+    def unknown(self) -> str:
+        if self._sees_cancelled:
+            return ""
+        return "this release hides who is cancelled while waiting, so pending is unknown. Update fastobs."
 
     def watch(self, obj: Any, name: str | None) -> bool:
         if not isinstance(obj, CLIENTS):

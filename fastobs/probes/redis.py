@@ -272,7 +272,7 @@ class RedisProbe(Pools):
 
         def execute(pipeline: Any, *args: Any, **options: Any) -> Any:
             # Afterwards it has a new, empty list. One without commands sends nothing.
-            stack = _stack_of(pipeline)
+            stack = _collected(pipeline)
             begun = commands.begin() if stack and hooks.on else None
             outer = PIPELINING.get()
             PIPELINING.set(True)
@@ -292,7 +292,7 @@ class RedisProbe(Pools):
         commands, hooks = self._commands, self._hooks
 
         async def execute(pipeline: Any, *args: Any, **options: Any) -> Any:
-            stack = _stack_of(pipeline)
+            stack = _collected(pipeline)
             begun = commands.begin() if stack and hooks.on else None
             outer = PIPELINING.get()
             PIPELINING.set(True)
@@ -314,6 +314,7 @@ class RedisProbe(Pools):
         try:
             # Who still waits had nothing connected. A connection class that does it in a way of its
             # own gives no waits: they could not be told from the time that it takes to connect.
+            lease.account.waiting.discard(lease)
             now = perf_counter() if lease.waits else lease.since
             self._end(lease, now)
             if self._hooks.on:
@@ -521,8 +522,16 @@ def _is_connected(connection: Any) -> bool:
     return getattr(connection, "_conn", connection)._sock is not None
 
 
-def _stack_of(pipeline: Any) -> Any:
+def _collected(pipeline: Any) -> Any:
     """The commands that a pipeline has collected; empty where it does not tell."""
+    try:
+        return _stack_of(pipeline)
+    except Exception as error:
+        contain(COMPONENT, error)
+        return ()
+
+
+def _stack_of(pipeline: Any) -> Any:
     # A cluster's has no public name for them, and its `command_stack` stays empty.
     strategy = getattr(pipeline, "_execution_strategy", None)
     if strategy is None:

@@ -43,7 +43,7 @@ class SlowAPI(Probe):
             yield name, "slowapi Limiter"
 
     def _lend(self, limiter: Limiter, name: str) -> None:
-        self._named[limiter] = name
+        name = self._named[limiter] = self.kit.names.claim(limiter, name)
         # Private: the public property gives the second one only while the first is out of order.
         for strategy in (limiter._limiter, limiter._fallback_limiter):
             if strategy is not None:

@@ -6,7 +6,6 @@ detached, invalidated or reconnected in vain moves a plain counter for ever, but
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["SQLAlchemy", "probe"]
-
-logger = logging.getLogger("fastobs")
 
 COMPONENT = "probes.sqlalchemy"
 
@@ -211,8 +208,6 @@ class SQLAlchemy(Probe):
                 self._hooks.wrap(Connection, name, around)
             else:
                 self._missing.append(name)
-        if self._missing:
-            logger.warning("fastobs: SQLAlchemy: %s", self._untimed())
 
     def detach(self) -> None:
         self._hooks.undo()
@@ -264,11 +259,9 @@ class SQLAlchemy(Probe):
                 size = f"at most {most:g} connections" if most is not None else "no limit known"
                 yield account.name or account.wanted, f"SQLAlchemy {type(pool).__name__}, {size}"
 
-    def unwatchable(self) -> Iterator[tuple[str, str]]:
-        if self._missing:
-            yield "sqlalchemy", self._untimed()
-
-    def _untimed(self) -> str:
+    def unknown(self) -> str:
+        if not self._missing:
+            return ""
         without = ", ".join(self._missing)
         return f"this release has no {without}; what goes through it is not timed. Update fastobs."
 

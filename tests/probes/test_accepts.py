@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from fastobs.probes import Kit, Probes
 from fastobs.probes._names import Names
 from fastobs.probes.accepts import AGAIN, SOON, Accepts, _listening
 from tests.driving import Clock
+from tests.probes.contract import Contract
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -114,3 +116,22 @@ def test_a_new_socket_is_found_after_a_while(
 def test_it_is_among_the_probes(probes: Probes) -> None:
     """Of the runtime, so that it is there without a library."""
     assert probes.status()
+
+
+class TestContract(Contract):
+    """The kernel's queue, which is only asked."""
+
+    row = ("asyncio", ".accepts")
+    counts = hooks = False
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            yield listening
+
+    def call(self, it: Any, name: str) -> None:
+        """It has no name."""
+
+    async def use(self, it: Any) -> Any:
+        with socket.create_connection(it.getsockname()):
+            return it.accept()[0].close()

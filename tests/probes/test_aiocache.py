@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,11 +16,9 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from fastobs import catalogue, watch
-from fastobs._exchange import CURRENT, Exchange
-from fastobs._routes import Routes
 from fastobs.probes import Probes
 from fastobs.probes import aiocache as adapter
-from tests.driving import scope
+from tests.probes.contract import SECRET, CacheContract, Named
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 pytestmark = pytest.mark.anyio
@@ -226,32 +225,6 @@ def test_its_time_is_a_part_of_the_request(observed: Callable[..., Any], read: R
     assert counts(read, f"{__name__}.app.state.cache") == (0, 1, 0)
 
 
-async def test_every_hook_comes_out_again(attach: Callable[..., Probes], read: Read) -> None:
-    """One that somebody kept counts nothing more."""
-
-    def hooked() -> list[Any]:
-        names = ("get", "multi_get", "set", "multi_set")
-        return [*(BaseCache.__dict__[n] for n in names), cached_stampede.__dict__["decorator"]]
-
-    before = hooked()
-    probes = attach()
-    kept = hooked()
-    assert not set(kept) & set(before)
-
-    probes.detach()
-    cache = Down()
-    other = SimpleMemoryCache()
-    with pytest.raises(ConnectionError):
-        await kept[0](cache, "a")
-    await kept[0](other, "a")
-    await kept[1](other, ["a"])
-    await kept[2](other, "a", 1)
-    await kept[3](other, [("a", 1)])
-
-    assert hooked() == before
-    assert not [key for key in read(catalogue.CACHE_REQUESTS) if "aiocache" in key[0]]
-
-
 @pytest.mark.usefixtures("contained_errors")
 async def test_an_error_of_ours_stays_ours(probes: Probes, read: Read) -> None:
     """The value is handed on, and the error is counted."""
@@ -308,21 +281,22 @@ async def test_how_many_entries_a_server_has_is_not_known(probes: Probes, read: 
     assert ("c",) not in read(catalogue.CACHE_ENTRIES)
 
 
-@pytest.mark.usefixtures("contained_errors", "probes")
-async def test_an_error_of_ours_in_a_request_stays_ours(
-    read: Read, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The value comes, before the time is written and after."""
-    cache = SimpleMemoryCache()
-    await cache.set("key", "value")
-    exchange = Exchange(scope(), Routes(None), 0.0)  # type: ignore[arg-type]
-    token = CURRENT.set(exchange)
-    try:
-        for broken in ("enter", "leave"):
-            with monkeypatch.context() as patch:
-                patch.setattr(f"fastobs.probes._caches.{broken}", lambda *_: 1 / 0)
-                assert await cache.get("key") == "value"
-    finally:
-        CURRENT.reset(token)
+class TestContract(CacheContract, Named):
+    """aiocache."""
 
-    assert read(catalogue.SELF_ERRORS)["probes.caches",] == 2
+    row = ("aiocache", ".aiocache")
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        yield SimpleMemoryCache()
+
+    async def look_up(self, it: Any, key: str, load: Callable[[], Any] = lambda: None) -> Any:
+        if (value := await it.get(key)) is None:
+            load()
+            await it.set(key, value := "value")
+        return value
+
+    async def fail(self, it: Any) -> None:
+        await super().fail(it)
+        with pytest.raises(ConnectionError):
+            await Down().get(SECRET)

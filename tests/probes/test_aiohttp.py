@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,15 +18,9 @@ from aiohttp import (
     TCPConnector,
     TraceConfig,
 )
-from fastapi import FastAPI
 
 from fastobs import catalogue, watch
-from fastobs._exchange import CURRENT
-from fastobs.cells import Meters
-from fastobs.config import load
-from fastobs.probes import Kit
-from fastobs.probes.aiohttp import probe
-from tests.driving import call, values
+from tests.probes.contract import ClientContract
 from tests.probes.upstream import Upstream, going_on, request, upstream
 from tests.probes.waiting import until
 
@@ -116,20 +110,6 @@ async def test_only_who_queues_waits(server, probes, meters):
     assert waits.sum > 0
 
 
-async def test_waiting_in_vain_is_waiting(server, probes, read):
-    """The timeout ends it, and is the app's exception."""
-    async with a_session(server, connector=TCPConnector(limit=1)) as session:
-        first = asyncio.create_task(get(session, "/hold"))
-        await until(lambda: server.holding)
-        with pytest.raises(TimeoutError):
-            await session.get("/", timeout=ClientTimeout(connect=0.001))
-        waited = read(catalogue.CLIENT_QUEUE)
-        server.release.set()
-        await first
-
-    assert waited == {("shop",): 2}
-
-
 async def test_a_request_is_a_part_of_the_exchange(server, probes):
     """Until the headers are there, and while the body is read; none goes on when it has failed."""
     async with a_session(server) as session:
@@ -145,22 +125,6 @@ async def test_a_request_is_a_part_of_the_exchange(server, probes):
 
     assert 0 < sent < read
     assert (between, after) == ([], [])
-
-
-async def test_a_429_is_counted_although_we_answer_200(server, observed, read):
-    """By the route that asked."""
-    app = FastAPI()
-    async with a_session(server) as session:
-
-        @app.get("/orders/{order}")
-        async def order(order: int) -> int:
-            return await get(session, "/429")
-
-        observed(app)
-        answer = await call(app, "/orders/1")
-
-    assert answer.status == 200
-    assert read(catalogue.LIMIT_REJECTED)["/orders/{order}", "upstream"] == 1
 
 
 async def test_the_apps_own_trace_is_told_as_always(server, probes, read):
@@ -244,24 +208,19 @@ async def test_a_hook_that_somebody_wrapped_does_nothing_any_more(
     assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 0
 
 
-@pytest.mark.usefixtures("contained_errors")
-async def test_an_error_of_ours_stays_ours(server: Upstream, meters: Meters) -> None:
-    """The app has its answer, whatever of ours is broken; the errors are counted."""
+class TestContract(ClientContract):
+    """aiohttp."""
 
-    def refuse(*_: Any) -> Any:
-        raise RuntimeError
+    row = ("aiohttp", ".aiohttp")
+    gives_up = TimeoutError
 
-    names: Any = SimpleNamespace(claim=refuse)
-    adapter = probe(Kit(meters=meters, names=names, look=refuse))
-    adapter.attach(load(None, {}))
-    broken: Any = object()
-    token = CURRENT.set(broken)
-    try:
-        async with ClientSession(server.url) as session:
-            statuses = [await get(session), await get(session, "/429")]
-    finally:
-        CURRENT.reset(token)
-        adapter.detach()
+    def made(self, place: str) -> Any:
+        return ClientSession(place, connector=TCPConnector(limit=1))
 
-    assert statuses == [200, 429]
-    assert values(meters, catalogue.SELF_ERRORS)["probes.aiohttp",] > 5
+    def marks(self, it: Any) -> object:
+        return len(it.trace_configs)
+
+    async def get(self, it: Any, path: str, *, within: float | None = None) -> int:
+        async with it.get(path, timeout=ClientTimeout(connect=within)) as response:
+            await response.read()
+            return int(response.status)

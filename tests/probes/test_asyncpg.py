@@ -11,12 +11,10 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 import pytest
-from asyncpg.connection import Connection  # type: ignore[import-untyped]
 from asyncpg.pool import (  # type: ignore[import-untyped]
     Pool,
     PoolConnectionHolder,
 )
-from asyncpg.prepared_stmt import PreparedStatement  # type: ignore[import-untyped]
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -24,11 +22,10 @@ from fastobs import catalogue, watch
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.config import Pools as PoolSettings
-from fastobs.probes import _pools
 from fastobs.probes import asyncpg as adapter
-from fastobs.probes._pools import Account, Pools
 from tests.driving import Clock
-from tests.probes.turns import STEP, Turns, take_turns
+from tests.probes.contract import PoolContract, contract_url
+from tests.probes.turns import STEP
 from tests.probes.upstream import going_on, request
 from tests.probes.waiting import until
 
@@ -55,68 +52,6 @@ def total(meters: Meters, metric: catalogue.Metric) -> float:
 async def soon(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         await until(condition)
-
-
-async def test_three_queries_through_one_connection_wait_for_each_other(
-    database_url: str, clock: Clock, meters: Meters, read: Read
-) -> None:
-    """The waits are those of the two that came too late; the connection is opened once."""
-    turns = Turns()
-    async with pool_of(database_url) as pool:
-        watch(pool, name="small")
-
-        async def query() -> None:
-            async with pool.acquire():
-                await turns.keep_async()
-
-        exchanges = await take_turns(query, turns=turns, clock=clock, read=read)
-        waited = [exchange.parts.get("pool_wait", 0.0) for exchange in exchanges]
-
-        assert waited == pytest.approx([0, STEP, 2 * STEP])
-        assert total(meters, catalogue.POOL_WAIT) == pytest.approx(sum(waited))
-        assert total(meters, catalogue.POOL_USE) == pytest.approx(3 * STEP)
-        assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_USE) == {("small",): 3}
-        assert read(catalogue.POOL_CREATE) == {("small",): 1}
-        assert read(catalogue.POOL_PENDING) == {("small",): 0}
-        assert read(catalogue.POOL_MAX) == {("small",): 1}
-
-
-async def test_one_gives_up_and_one_is_cancelled(
-    database_url: str, probes: Any, read: Read
-) -> None:
-    """An exhausted pool: one timeout is counted, and nobody is pending or served in the end."""
-    async with pool_of(database_url) as pool:
-        watch(pool, name="small")
-        async with pool.acquire():
-            cancelled = asyncio.create_task(pool._acquire(None))
-            await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 1)
-            with pytest.raises(TimeoutError):
-                await pool._acquire(0.01)
-            pending = read(catalogue.POOL_PENDING)
-            cancelled.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await cancelled
-            during = read(catalogue.POOL_COUNT)
-
-        assert pending == {("small",): 1}
-        assert read(catalogue.POOL_TIMEOUTS) == {("small",): 1}
-        assert read(catalogue.POOL_PENDING) == {("small",): 0}
-        assert read(catalogue.POOL_WAIT) == {("small",): 3}
-        assert during == {("small", "used"): 1, ("small", "idle"): 0}
-        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
-
-
-async def test_the_oldest_checkout_is_shown_while_it_is_out(
-    database_url: str, probes: Any, read: Read
-) -> None:
-    """Outside of a request it has no route."""
-    async with pool_of(database_url) as pool:
-        watch(pool, name="small")
-        async with pool.acquire():
-            ages = read(catalogue.POOL_OLDEST)
-
-        assert ages.keys() == {("small", "")}
-        assert read(catalogue.POOL_OLDEST) == {}
 
 
 async def test_a_server_that_hangs_up_leaves_nothing_behind(
@@ -380,43 +315,6 @@ async def test_what_sqlalchemy_sends_is_counted_once(
     }
 
 
-HOOKED = [
-    (Pool, "_acquire"),
-    (Pool, "_get_new_connection"),
-    (PoolConnectionHolder, "acquire"),
-    (PoolConnectionHolder, "_release"),
-    *((Connection, name) for name in ("execute", "executemany", "fetch", "copy_to_table")),
-    *((PreparedStatement, name) for name in ("fetch", "fetchval", "executemany")),
-]
-
-
-async def test_every_hook_comes_out_again(database_url: str, attach: Any, read: Read) -> None:
-    """Also of what is out meanwhile, and of a hook that somebody has wrapped."""
-    before = [vars(owner)[name] for owner, name in HOOKED]
-    probes = attach()
-    ours = Pool._acquire
-    assert all(vars(o)[n] is not b for (o, n), b in zip(HOOKED, before, strict=True))
-
-    async def theirs(*args: Any) -> Any:
-        return await ours(*args)
-
-    async with pool_of(database_url) as pool:
-        watch(pool, name="small")
-        async with pool.acquire():
-            probes.detach()
-        assert [vars(owner)[name] for owner, name in HOOKED] == before
-        attach()
-        ours, Pool._acquire = Pool._acquire, theirs
-        probes.detach()
-        try:
-            await pool.execute("SELECT 1")
-        finally:
-            Pool._acquire = before[0]
-
-        assert read(catalogue.POOL_WAIT) == {("small",): 1}
-        assert read(catalogue.POOL_USE) == {("small",): 0}
-
-
 @pytest.mark.parametrize(
     ("owner", "name", "unknown"),
     [
@@ -446,36 +344,22 @@ async def test_what_a_release_hides_is_unknown(
         assert "asyncpg: this release hides some of its times: " in probes.status()
 
 
-@pytest.mark.usefixtures("contained_errors")
-@pytest.mark.parametrize(
-    ("owner", "broken"),
-    [
-        (_pools, "enter"),
-        (_pools, "leave"),
-        (_pools, "Lease"),
-        (_pools, "ref"),
-        (Pools, "_take_back"),
-        (Account, "opened"),
-    ],
-)
-async def test_an_error_of_ours_stays_ours(
-    owner: Any,
-    broken: str,
-    database_url: str,
-    attach: Any,
-    read: Read,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The app gets its connection, and the error is counted."""
+class TestContract(PoolContract):
+    """asyncpg."""
 
-    def fail(*_: Any) -> Any:
-        raise ZeroDivisionError
+    row = ("asyncpg", ".asyncpg")
+    inner = ("_account", "_end", "_hand_out", "_take_back")
+    gives_up = TimeoutError
 
-    monkeypatch.setattr(owner, broken, fail)
-    probes = attach()
-    async with pool_of(database_url, min_size=0) as pool:
-        watch(pool, name="small")
-        assert await pool.fetchval("SELECT 1", timeout=5) == 1
+    @pytest.fixture
+    def place(self, postgresql: Any) -> str:
+        return contract_url(postgresql)
 
-        assert set(read(catalogue.POOL_PENDING).values()) <= {0}
-        assert "small" in probes.status()
+    def made(self, place: str) -> Any:
+        return asyncpg.create_pool(place, min_size=0, max_size=1)
+
+    async def acquire(self, it: Any, *, within: float | None = None) -> Any:
+        return await it.acquire(timeout=within)
+
+    async def release(self, it: Any, connection: Any) -> None:
+        await it.release(connection)

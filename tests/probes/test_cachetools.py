@@ -6,7 +6,8 @@ import copy
 import gc
 import pickle
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from contextlib import asynccontextmanager
 from inspect import signature
 from threading import Lock, Thread
 from types import MethodType
@@ -21,6 +22,7 @@ from fastobs.cells import Meters
 from fastobs.probes import Kit, Probes
 from fastobs.probes import cachetools as adapter
 from fastobs.probes._names import Names
+from tests.probes.contract import CacheContract, Named
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 
@@ -35,7 +37,7 @@ KINDS: dict[str, Callable[[], Any]] = {
 }
 
 
-OWN = ("c", "bytes", "endless", "cachetools LRUCache")
+OWN = ("c", "bytes", "endless", "cachetools LRUCache", "shop", "shop#2", "renamed")
 """What caches are called here, if not after a variable of this module."""
 
 
@@ -412,3 +414,26 @@ def test_a_function_that_is_not_cached_is_none_of_ours(probes: Probes) -> None:
 
     assert not probe.watch(counts, None)
     assert list(probe.status()) == []
+
+
+class TestContract(CacheContract, Named):
+    """cachetools."""
+
+    row = ("cachetools", ".cachetools")
+    part = ""
+    loads = False
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        yield TTLCache(10, 60)
+
+    def marks(self, it: Any) -> object:
+        return type(it)
+
+    async def look_up(self, it: Any, key: str, load: Callable[[], Any] = lambda: None) -> Any:
+        try:
+            return it[key]
+        except KeyError:
+            load()
+            it[key] = "value"
+            return "value"

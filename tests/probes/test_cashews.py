@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from cashews import Cache
-from cashews.wrapper.commands import CommandWrapper
 
 from fastobs import catalogue, watch
 from fastobs.probes import Probes
-from fastobs.probes import cashews as adapter
+from tests.probes.contract import CacheContract, Named
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 pytestmark = pytest.mark.anyio
@@ -148,36 +148,20 @@ async def test_a_cache_is_called_after_its_variable(
     assert counts(read, "cashews Cache") == (0, 1, 0)
 
 
-async def test_every_hook_comes_out_again(
-    cache: Any, attach: Callable[..., Probes], read: Read
-) -> None:
-    """One that somebody kept counts nothing more."""
+class TestContract(CacheContract, Named):
+    """cashews."""
 
-    def hooked() -> list[Any]:
-        return [CommandWrapper.__dict__[name] for name in ("get", "get_many", "set")]
+    row = ("cashews", ".cashews")
 
-    before = hooked()
-    probes = attach()
-    get, get_many, put = hooked()
-    assert not {get, get_many, put} & set(before)
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        cache = Cache()
+        cache.setup("mem://")
+        yield cache
+        await cache.close()
 
-    probes.detach()
-    await get(cache, "a")
-    await get_many(cache, "a")
-    await put(cache, "a", 1)
-
-    assert hooked() == before
-    assert not [key for key in read(catalogue.CACHE_REQUESTS) if "cashews" in key[0]]
-
-
-@pytest.mark.usefixtures("contained_errors")
-async def test_an_error_of_ours_stays_ours(cache: Any, probes: Probes, read: Read) -> None:
-    """The value is handed on, and the error is counted."""
-    probe: Any = next(p for p in probes._attached.values() if isinstance(p, adapter.Cashews))
-    probe._loads = None
-    await cache.set("a", 1)
-    assert await cache.get("b") is None
-    probe._caches = None
-    assert await cache.get("a") == 1
-
-    assert read(catalogue.SELF_ERRORS)["probes.cashews",] == 3
+    async def look_up(self, it: Any, key: str, load: Callable[[], Any] = lambda: None) -> Any:
+        if (value := await it.get(key)) is None:
+            load()
+            await it.set(key, value := "value")
+        return value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from threading import Event, Thread
 from typing import Any
 
@@ -14,7 +15,7 @@ from starlette.testclient import TestClient
 
 from fastobs import catalogue, watch
 from fastobs.probes import Probes
-from fastobs.probes import dogpile as adapter
+from tests.probes.contract import CacheContract, Named
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 
@@ -209,34 +210,16 @@ def hooked() -> list[Any]:
     return [CacheRegion.__dict__[name] for name in NAMES]
 
 
-def test_every_hook_comes_out_again(attach: Callable[..., Probes], read: Read) -> None:
-    """One that somebody kept counts nothing more."""
-    before = hooked()
-    probes = attach()
-    get, _, create, _ = kept = hooked()
-    assert not set(kept) & set(before)
+class TestContract(CacheContract, Named):
+    """dogpile.cache."""
 
-    probes.detach()
-    region = memory("later")
-    get(region, "a")
-    create(region, "a", lambda: 1)
+    row = ("dogpile.cache", ".dogpile")
+    packages = ("dogpile",)
+    plain = frozenset({"Created"})
 
-    assert hooked() == before
-    assert not [key for key in read(catalogue.CACHE_REQUESTS) if key[0] == "later"]
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        yield memory()
 
-
-@pytest.mark.usefixtures("contained_errors")
-def test_an_error_of_ours_stays_ours(
-    probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The value is handed on, and the error is counted."""
-    probe: Any = next(p for p in probes._attached.values() if isinstance(p, adapter.Dogpile))
-    probe._caches.tally = None
-    region = memory(async_creation_runner=len)
-    assert region.get_or_create("a", lambda: 1) == 1
-    probe._hooks.on = False
-    monkeypatch.setattr(adapter, "wraps", None)
-    assert region.get_or_create("b", lambda: 2) == 2
-    probe._hooks.on = True
-
-    assert read(catalogue.SELF_ERRORS)["probes.dogpile",] == 3
+    async def look_up(self, it: Any, key: str, load: Callable[[], Any] = lambda: None) -> Any:
+        return it.get_or_create(key, lambda: (load(), "value")[1])

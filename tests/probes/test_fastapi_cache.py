@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from starlette.testclient import TestClient
 
 from fastobs import catalogue
 from fastobs.probes import Probes
-from fastobs.probes import fastapi_cache as adapter
+from tests.probes.contract import CacheContract
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 
@@ -169,29 +170,6 @@ def hooked() -> list[Any]:
     return [FastAPICache.__dict__["get_backend"], *methods]
 
 
-@pytest.mark.anyio
-async def test_every_hook_comes_out_again(attach: Callable[..., Probes], read: Read) -> None:
-    """One that somebody kept counts nothing more."""
-    before = hooked()
-    probes = attach()
-    backend = FastAPICache.get_backend()
-    # What it inherits is hooked where it is defined, once.
-    FastAPICache._backend = Down()
-    FastAPICache.get_backend()
-    FastAPICache._backend = backend
-    get_backend, get, put, down, *_ = hooked()
-    assert not {get_backend, get, put, down} & set(before)
-
-    probes.detach()
-    FastAPICache._backend = type("Later", (InMemoryBackend,), {})()
-    assert get_backend.__func__(FastAPICache) is FastAPICache._backend
-    await get(backend, "a")
-    await put(backend, "a", b"1")
-
-    assert hooked() == before
-    assert not read(catalogue.CACHE_REQUESTS).get(("fastapi-cache", "miss"))
-
-
 def test_a_hook_of_somebody_elses_stays(attach: Callable[..., Probes]) -> None:
     """What was put over ours is not taken out with it."""
     before = FastAPICache.__dict__["get_backend"]
@@ -205,14 +183,28 @@ def test_a_hook_of_somebody_elses_stays(attach: Callable[..., Probes]) -> None:
     assert kept is theirs
 
 
-@pytest.mark.anyio
-@pytest.mark.usefixtures("contained_errors")
-async def test_an_error_of_ours_stays_ours(probes: Probes, read: Read) -> None:
-    """The value is handed on, and the error is counted."""
-    probe: Any = next(p for p in probes._attached.values() if isinstance(p, adapter.FastAPICaches))
-    probe._loads = None
-    assert await double(5) == 10
-    probe._tallies = None
-    assert await double(5) == 10
+loading: list[Callable[[], Any]] = []
 
-    assert read(catalogue.SELF_ERRORS)["probes.fastapi_cache",] == 3
+
+@cache()
+async def looked_up(key: str) -> str:
+    loading[-1]()
+    return key
+
+
+class TestContract(CacheContract):
+    """fastapi-cache2."""
+
+    row = ("fastapi_cache", ".fastapi_cache")
+    name = f"{__name__}.looked_up"
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        yield looked_up
+
+    def call(self, it: Any, name: str) -> None:
+        """It is called after the function."""
+
+    async def look_up(self, it: Any, key: str, load: Callable[[], Any] = lambda: None) -> Any:
+        loading.append(load)
+        return await it(key)

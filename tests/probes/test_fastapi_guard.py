@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from guard import SecurityConfig, SecurityMiddleware
+from guard.adapters import StarletteGuardRequest
 from guard_core.exceptions import GuardRedisError
 from guard_core.handlers.ratelimit_handler import RateLimitManager
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from fastobs import catalogue
-from fastobs.probes import Probes
 from fastobs.probes import fastapi_guard as adapter
+from tests.driving import scope
+from tests.probes.contract import SECRET, LimiterContract
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 ROUTE = "/items/{item}"
@@ -109,37 +115,6 @@ def test_what_is_switched_off_decides_nothing(
     assert read(catalogue.LIMIT_DECISIONS) == {}
 
 
-@pytest.mark.anyio
-async def test_a_store_that_fails_is_an_error_and_the_librarys_to_handle(
-    probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither allowed nor limited."""
-
-    async def down(*_: Any, **__: Any) -> Any:
-        raise GuardRedisError(503, "down")
-
-    manager = RateLimitManager(SecurityConfig(enable_redis=True, rate_limit=2))
-    monkeypatch.setattr(manager, "redis_handler", object())
-    monkeypatch.setattr(manager, "_get_redis_request_count", down)
-    request: Any = None
-    with pytest.raises(GuardRedisError):
-        await manager.check_rate_limit(request, "192.0.2.9", down)
-
-    assert read(catalogue.LIMIT_DECISIONS) == {("fastapi-guard", "2 per 60 s", "", "error"): 1}
-    assert "  fastapi-guard: fastapi-guard's rate limits" in probes.status()
-
-
-def test_every_hook_comes_out_again(attach: Callable[..., Probes]) -> None:
-    """After detaching, the check is the library's own."""
-    before = RateLimitManager.__dict__["check_rate_limit"]
-    probes = attach()
-    hooked = RateLimitManager.__dict__["check_rate_limit"]
-    probes.detach()
-
-    assert hooked is not before
-    assert RateLimitManager.__dict__["check_rate_limit"] is before
-
-
 @pytest.mark.usefixtures("contained_errors")
 def test_an_error_of_ours_stays_ours(
     guarded: Callable[..., TestClient], read: Read, monkeypatch: pytest.MonkeyPatch
@@ -155,3 +130,47 @@ def test_an_error_of_ours_stays_ours(
 
     assert statuses == [200, 200, 429]
     assert read(catalogue.SELF_ERRORS)["probes.fastapi_guard",] == 3
+
+
+async def refused(status: int, message: str) -> Response:
+    """The answer to who is turned away."""
+    return Response(message, status)
+
+
+class TestContract(LimiterContract):
+    """fastapi-guard."""
+
+    row = ("guard_core", ".fastapi_guard")
+    name = "fastapi-guard"
+    limit = "1000 per 60 s"
+    asked: Any = None
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        RateLimitManager._instance = None
+        # No Redis has been found yet, so it counts in memory.
+        config = SecurityConfig(rate_limit=1000, rate_limit_window=60, log_suspicious_level=None)
+        yield RateLimitManager(config)
+
+    def call(self, it: Any, name: str) -> None:
+        """There is one for a process."""
+
+    async def use(self, it: Any) -> Any:
+        return await it.check_rate_limit(self.asked, SECRET, refused)
+
+    async def exhaust(self, it: Any) -> None:
+        now = time.time()
+        for _ in range(1000):
+            it._get_in_memory_request_count(SECRET, now - 60, now)
+        request = StarletteGuardRequest(Request({**scope("/"), "app": None}))
+        assert await it.check_rate_limit(request, SECRET, refused) is not None
+
+    async def fail(self, it: Any) -> None:
+        async def down(*_: Any, **__: Any) -> Any:
+            raise GuardRedisError(503, "down")
+
+        it.redis_handler, it._get_redis_request_count = object(), down
+        with pytest.raises(GuardRedisError):
+            await self.use(it)
+        it.redis_handler = None
+        del it._get_redis_request_count

@@ -6,7 +6,8 @@ import functools
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
@@ -21,6 +22,7 @@ from fastobs.cells import Meters
 from fastobs.probes import Kit, Probes
 from fastobs.probes import functools as adapter
 from fastobs.probes._names import Names
+from tests.probes.contract import CacheContract, Named
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 
@@ -256,3 +258,32 @@ def test_a_function_may_go_while_it_is_asked() -> None:
 def _no_leftovers() -> Iterator[None]:
     yield
     gc.collect()
+
+
+loading: list[Callable[[], Any]] = []
+
+
+class TestContract(CacheContract, Named):
+    """lru_cache, which counts itself, and has done so before."""
+
+    row = ("functools", ".functools")
+    part = ""
+    hooks = loads = False
+    since = 1
+
+    def found(self, variable: str) -> str:
+        """It is called as it is declared."""
+        return f"{__name__}.TestContract.made.<locals>.function"
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        @functools.lru_cache
+        def function(key: str) -> str:
+            loading[-1]()
+            return "value"
+
+        yield function
+
+    async def look_up(self, it: Any, key: str, load: Callable[[], Any] = lambda: None) -> Any:
+        loading.append(load)
+        return it(key)

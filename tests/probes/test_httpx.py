@@ -6,20 +6,18 @@ import asyncio
 import importlib
 import sys
 import threading
-from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from types import ModuleType
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from fastobs import catalogue, watch
-from fastobs._exchange import CURRENT
-from fastobs.cells import Meters
-from fastobs.config import load
-from fastobs.probes import Kit
-from fastobs.probes.httpx import SENDING, probe
-from tests.driving import call, values
+from fastobs.probes.httpx import SENDING
+from tests.probes.contract import ClientContract
 from tests.probes.upstream import Upstream, going_on, request, upstream
 from tests.probes.waiting import until
 
@@ -61,23 +59,6 @@ def test_a_sync_clients_connections_are_told_apart(client, server, probes, read)
 
 
 @pytest.mark.anyio
-async def test_an_async_clients_connections_are_told_apart(library, server, probes, read):
-    """The same for the client of event loops, and until it is closed."""
-    async with asynchronous(library, server) as client:
-        watch(client, name="shop")
-        held = asyncio.create_task(client.get("/hold"))
-        await until(lambda: server.holding)
-        during = read(catalogue.CLIENT_OPEN)
-        server.release.set()
-        await held
-        after = read(catalogue.CLIENT_OPEN)
-
-    assert during == {("active", "shop"): 1, ("idle", "shop"): 0}
-    assert after == {("active", "shop"): 0, ("idle", "shop"): 1}
-    assert read(catalogue.CLIENT_OPEN) == {("active", "shop"): 0, ("idle", "shop"): 0}
-
-
-@pytest.mark.anyio
 async def test_a_client_from_before_keeps_the_pool_that_it_has(library, server, attach, read):
     """Connections that were open before the probes are attached are seen with its next request."""
     async with asynchronous(library, server) as client:
@@ -103,22 +84,6 @@ async def test_waiting_for_a_connection_ends_with_the_connection(library, server
 
     assert during == {("shop",): 1}
     assert read(catalogue.CLIENT_QUEUE) == {("shop",): 2}
-
-
-@pytest.mark.anyio
-async def test_waiting_in_vain_is_waiting(library, server, probes, read):
-    """The pool's timeout ends it, and is the app's exception."""
-    limits, timeout = library.Limits(max_connections=1), library.Timeout(30, pool=0.001)
-    async with asynchronous(library, server, limits=limits, timeout=timeout) as client:
-        first = asyncio.create_task(client.get("/hold"))
-        await until(lambda: server.holding)
-        with pytest.raises(library.PoolTimeout):
-            await client.get("/")
-        waited = read(catalogue.CLIENT_QUEUE)
-        server.release.set()
-        await first
-
-    assert waited == {(library.__name__,): 2}
 
 
 def test_a_request_is_a_part_of_the_exchange(client, probes):
@@ -176,32 +141,6 @@ async def test_a_body_that_is_left_early_is_closed(library, server, probes):
 
     assert (first, rest, unfinished) == (b"he", [b"hello"], [])
     assert response.is_closed
-
-
-@pytest.mark.anyio
-async def test_a_429_is_counted_although_we_answer_200(library, server, observed, meters, read):
-    """By the route that asked, also if a middleware asked before routing."""
-    app = FastAPI()
-    async with asynchronous(library, server) as client:
-
-        @app.get("/orders/{order}")
-        async def order(order: int) -> int:
-            return int((await client.get("/429")).status_code)
-
-        @app.middleware("http")
-        async def ask(request: Request, call_next: Any) -> Any:
-            if "early" in request.url.query:
-                await client.get("/429")
-            return await call_next(request)
-
-        observed(app)
-        answers = [
-            await call(app, "/orders/1"),
-            await call(app, "/orders/2", query_string=b"early"),
-        ]
-
-    assert [answer.status for answer in answers] == [200, 200]
-    assert read(catalogue.LIMIT_REJECTED)["/orders/{order}", "upstream"] == 3
 
 
 def test_a_429_outside_of_requests_has_no_route(client, probes, read):
@@ -325,70 +264,6 @@ def test_ever_new_clients_do_not_search_for_ever(library, server, probes, monkey
     assert probes._looks == 20
 
 
-def test_every_hook_comes_out_again(library, server, attach, read):
-    """The library is as it was; what was counted stays counted."""
-    core = importlib.import_module(library.__name__.replace("httpx", "httpcore"))
-    owners = [library.Client, library.AsyncClient, library.Response, core.ConnectionPool]
-    owners += [core.AsyncConnectionPool, core.HTTPConnection, core.AsyncHTTP11Connection]
-    before = [dict(vars(owner)) for owner in owners]
-    with library.Client(base_url=server.url, trust_env=False) as client:
-        probes = attach()
-        client.get("/")
-        during = [dict(vars(owner)) for owner in owners]
-        probes.detach()
-        client.get("/")
-
-    assert all(was != hooked for was, hooked in zip(before, during, strict=True))
-    assert [dict(vars(owner)) for owner in owners] == before
-    assert read(catalogue.CLIENT_QUEUE) == {(library.__name__,): 1}
-
-
-def test_a_hook_that_somebody_wrapped_does_nothing_any_more(
-    client, library, attach, monkeypatch, read
-):
-    """It cannot be taken out, so it only passes on."""
-    core = importlib.import_module(library.__name__.replace("httpx", "httpcore"))
-    probes = attach()
-    client.get("/")
-    for owner, name in ((library.Client, "send"), (core.ConnectionPool, "handle_request")):
-        hooked = getattr(owner, name)
-        wrapped = lambda *args, hooked=hooked, **options: hooked(*args, **options)  # noqa: E731
-        monkeypatch.setattr(owner, name, wrapped)
-    probes.detach()
-    with request() as exchange:
-        client.get("/429")
-
-    assert exchange.parts == {}
-    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1}
-    assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 0
-
-
-@pytest.mark.usefixtures("contained_errors")
-def test_an_error_of_ours_stays_ours(library: Any, server: Upstream, meters: Meters) -> None:
-    """The app has its answer, whatever of ours is broken; the errors are counted."""
-
-    def refuse(*_: Any) -> Any:
-        raise RuntimeError
-
-    names: Any = SimpleNamespace(claim=refuse)
-    adapter = probe(Kit(meters=meters, names=names, look=refuse, library=library.__name__))
-    adapter.attach(load(None, {}))
-    broken: Any = object()
-    try:
-        with library.Client(base_url=server.url, trust_env=False) as client:
-            statuses = [client.get("/").status_code, client.get("/").status_code]
-            token = CURRENT.set(broken)
-            try:
-                statuses.append(client.get("/429").status_code)
-            finally:
-                CURRENT.reset(token)
-    finally:
-        adapter.detach()
-
-    assert statuses == [200, 200, 429]
-    assert values(meters, catalogue.SELF_ERRORS)["probes.httpx",] > 3
-
-
 def test_one_library_under_two_names_is_counted_once(monkeypatch, attach, server, read):
     """httpx2 offers itself under the name of httpx, for libraries that import that."""
     httpx2 = importlib.import_module("httpx2")
@@ -398,3 +273,54 @@ def test_one_library_under_two_names_is_counted_once(monkeypatch, attach, server
         client.get(server.url)
 
     assert read(catalogue.CLIENT_QUEUE) == {("httpx2",): 1}
+
+
+class TestContract(ClientContract):
+    """httpx, from tasks."""
+
+    row = ("httpx", ".httpx")
+    packages = ("httpx", "httpcore")
+
+    @property
+    def library(self) -> Any:
+        return importlib.import_module(self.row[0])
+
+    @property
+    def gives_up(self) -> Any:
+        return self.library.PoolTimeout
+
+    def made(self, place: str) -> Any:
+        limits = self.library.Limits(max_connections=1)
+        return self.library.AsyncClient(base_url=place, limits=limits, trust_env=False)
+
+    async def get(self, it: Any, path: str, *, within: float | None = None) -> int:
+        answer = await it.get(path, timeout=self.library.Timeout(30, pool=within))
+        return int(answer.status_code)
+
+
+class TestSyncContract(TestContract):
+    """httpx, from threads."""
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        limits = self.library.Limits(max_connections=1)
+        with self.library.Client(base_url=place, limits=limits, trust_env=False) as client:
+            yield client
+
+    async def get(self, it: Any, path: str, *, within: float | None = None) -> int:
+        timeout = self.library.Timeout(30, pool=within)
+        return int((await run_in_threadpool(it.get, path, timeout=timeout)).status_code)
+
+
+class TestContract2(TestContract):
+    """httpx2, from tasks."""
+
+    row = ("httpx2", ".httpx")
+    packages = ("httpx2", "httpcore2")
+
+
+class TestSyncContract2(TestSyncContract):
+    """httpx2, from threads."""
+
+    row = ("httpx2", ".httpx")
+    packages = ("httpx2", "httpcore2")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from starlette.testclient import TestClient
 from fastobs import catalogue, watch
 from fastobs.probes import Probes
 from fastobs.probes import limits as adapter
+from tests.probes.contract import SECRET, LimiterContract, Named
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 ONE = parse("1/minute")
@@ -260,21 +262,6 @@ def _hits() -> list[Any]:
     return [strategy.__dict__["hit"] for strategy in (*SYNC, *ASYNC)]
 
 
-@pytest.mark.anyio
-async def test_every_hook_comes_out_again(attach: Callable[..., Probes], read: Read) -> None:
-    """After detaching, hit() is the library's own; one that somebody kept does nothing more."""
-    before = _hits()
-    probes = attach()
-    kept = strategies.FixedWindowRateLimiter.hit
-    assert all(now is not then for now, then in zip(_hits(), before, strict=True))
-
-    probes.detach()
-    kept(strategies.FixedWindowRateLimiter(storage.MemoryStorage()), ONE)
-
-    assert _hits() == before
-    assert read(catalogue.LIMIT_DECISIONS) == {}
-
-
 def test_a_strategy_of_the_apps_own_counts_once(attach: Callable[..., Probes], read: Read) -> None:
     """One that leaves the decision to its base class is not hooked twice."""
 
@@ -289,21 +276,6 @@ def test_a_strategy_of_the_apps_own_counts_once(attach: Callable[..., Probes], r
     gc.collect()
 
 
-@pytest.mark.usefixtures("contained_errors")
-def test_an_error_of_ours_stays_ours(
-    probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The decision stands, and the error is counted."""
-
-    def broken(*_: Any) -> None:
-        raise RuntimeError
-
-    monkeypatch.setattr(adapter, "Limit", broken)
-
-    assert SYNC[0](storage.MemoryStorage()).hit(ONE) is True
-    assert read(catalogue.SELF_ERRORS)["probes.limits",] == 1
-
-
 def test_limits_that_are_made_for_each_call_are_not_all_remembered(
     probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,3 +288,69 @@ def test_limits_that_are_made_for_each_call_are_not_all_remembered(
     assert {limit for _, limit, *_ in read(catalogue.LIMIT_DECISIONS)} == {
         f"{number} per 1 minute" for number in range(1, 6)
     }
+
+
+class TestContract(LimiterContract, Named):
+    """limits."""
+
+    row = ("limits", ".limits")
+    limit = "1000 per 1 minute"
+    item = parse("1000/minute")
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        yield strategies.MovingWindowRateLimiter(storage.MemoryStorage())
+
+    async def use(self, it: Any) -> Any:
+        return it.hit(self.item, SECRET)
+
+    async def exhaust(self, it: Any) -> None:
+        assert not it.hit(self.item, SECRET, cost=1001)
+
+    async def fail(self, it: Any) -> None:
+        down = type("Down", (storage.MemoryStorage,), {"acquire_entry": Down()})
+        before, it.storage = it.storage, down()
+        with pytest.raises(ConnectionError):
+            it.hit(self.item, SECRET)
+        it.storage = before
+
+
+class TestAsyncContract(TestContract):
+    """limits, with await."""
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        yield aio.MovingWindowRateLimiter(aio_storage.MemoryStorage())
+
+    async def use(self, it: Any) -> Any:
+        return await it.hit(self.item, SECRET)
+
+    async def exhaust(self, it: Any) -> None:
+        assert not await it.hit(self.item, SECRET, cost=1001)
+
+    async def fail(self, it: Any) -> None:
+        down = type("Down", (aio_storage.MemoryStorage,), {"acquire_entry": Down()})
+        before, it.storage = it.storage, down()
+        with pytest.raises(ConnectionError):
+            await it.hit(self.item, SECRET)
+        it.storage = before
+
+
+class TestSlowAPI(TestContract):
+    """slowapi, for which limits decides."""
+
+    row = ("slowapi", ".slowapi")
+    hooks = False
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        yield Limiter(key_func=get_remote_address, strategy="moving-window")
+
+    async def use(self, it: Any) -> Any:
+        return await super().use(it.limiter)
+
+    async def exhaust(self, it: Any) -> None:
+        await super().exhaust(it.limiter)
+
+    async def fail(self, it: Any) -> None:
+        await super().fail(it.limiter)

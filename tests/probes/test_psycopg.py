@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -19,6 +20,7 @@ from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.config import Pools
 from tests.driving import Clock
+from tests.probes.contract import SECRET, Contract, contract_url
 from tests.probes.upstream import request
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -271,15 +273,31 @@ HOOKED = [
 ]
 
 
-def test_every_hook_comes_out_again(database_url: str, attach: Any, read: Read) -> None:
-    """What is there already is seen while they are in."""
-    before = [vars(owner)[name] for owner, name in HOOKED]
-    with psycopg.connect(database_url) as connection:
-        probes = attach()
-        assert all(vars(o)[n] is not b for (o, n), b in zip(HOOKED, before, strict=True))
-        connection.execute("SELECT 1")
-        probes.detach()
-        connection.execute("SELECT 1")
+class TestContract(Contract):
+    """psycopg."""
 
-    assert [vars(owner)[name] for owner, name in HOOKED] == before
-    assert read(catalogue.DB_DURATION) == ONE_SELECT
+    row = ("psycopg", ".psycopg")
+    name = "SELECT"
+    part = "db"
+
+    @pytest.fixture
+    def place(self, postgresql: Any) -> str:
+        return contract_url(postgresql)
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        async with await psycopg.AsyncConnection.connect(place, autocommit=True) as connection:
+            yield connection
+
+    def call(self, it: Any, name: str) -> None:
+        """Statements are called after what they do."""
+
+    async def use(self, it: Any) -> Any:
+        return await (await it.execute(f"SELECT '{SECRET}'")).fetchone()
+
+    async def fail(self, it: Any) -> None:
+        with pytest.raises(psycopg.errors.UndefinedColumn):
+            await it.execute(f"SELECT {SECRET}")
+
+    def events(self, read: Read, name: str) -> float:
+        return read(catalogue.DB_DURATION).get(("postgresql", name, ""), 0)

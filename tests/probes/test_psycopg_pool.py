@@ -31,7 +31,8 @@ from fastobs.probes import _pools
 from fastobs.probes import psycopg_pool as adapter
 from fastobs.probes._pools import Account, Pools
 from tests.driving import Clock, scope
-from tests.probes.turns import STEP, Turns, take_turns
+from tests.probes.contract import PoolContract, contract_url
+from tests.probes.turns import STEP
 from tests.probes.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -85,88 +86,6 @@ def total(meters: Meters, metric: catalogue.Metric) -> float:
 async def soon(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         await until(condition)
-
-
-def check_waits(exchanges: list[Exchange], meters: Meters, read: Read) -> None:
-    """The second waited for the first and the third for both."""
-    waited = [exchange.parts.get("pool_wait", 0.0) for exchange in exchanges]
-
-    assert waited == pytest.approx([0, STEP, 2 * STEP])
-    assert total(meters, catalogue.POOL_WAIT) == pytest.approx(sum(waited))
-    assert total(meters, catalogue.POOL_USE) == pytest.approx(3 * STEP)
-    assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_USE) == {("small",): 3}
-    assert read(catalogue.POOL_CREATE) == {("small",): 1}
-    assert read(catalogue.POOL_PENDING) == {("small",): 0}
-    assert read(catalogue.POOL_MAX) == {("small",): 1}
-
-
-async def test_three_queries_through_one_connection_wait_for_each_other(
-    database_url: str, clock: Clock, meters: Meters, read: Read
-) -> None:
-    """The waits are those of the two that came too late; the connection is opened once."""
-    turns = Turns()
-    async with async_pool_of(database_url) as pool:
-
-        async def query() -> None:
-            async with pool.connection():
-                await turns.keep_async()
-
-        exchanges = await take_turns(query, turns=turns, clock=clock, read=read)
-
-        check_waits(exchanges, meters, read)
-
-
-async def test_three_queries_of_def_endpoints_wait_for_each_other(
-    database_url: str, clock: Clock, meters: Meters, read: Read
-) -> None:
-    """The same from threads."""
-    turns = Turns()
-    with pool_of(database_url) as pool:
-
-        def query() -> None:
-            with pool.connection():
-                turns.keep()
-
-        exchanges = await take_turns(
-            lambda: run_in_threadpool(query), turns=turns, clock=clock, read=read
-        )
-
-        check_waits(exchanges, meters, read)
-
-
-async def test_one_gives_up_and_one_is_cancelled(
-    database_url: str, probes: Any, read: Read
-) -> None:
-    """An exhausted pool: one timeout is counted, and nobody is pending or served in the end."""
-    async with async_pool_of(database_url) as pool:
-        async with pool.connection():
-            cancelled = asyncio.create_task(pool.getconn())
-            await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 1)
-            with pytest.raises(PoolTimeout):
-                await pool.getconn(timeout=0.01)
-            pending = read(catalogue.POOL_PENDING)
-            cancelled.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await cancelled
-            during = read(catalogue.POOL_COUNT)
-
-        assert pending == {("small",): 1}
-        assert read(catalogue.POOL_TIMEOUTS) == {("small",): 1}
-        assert read(catalogue.POOL_PENDING) == {("small",): 0}
-        assert read(catalogue.POOL_WAIT) == {("small",): 3}
-        assert during == {("small", "used"): 1, ("small", "idle"): 0}
-        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
-
-
-def test_a_thread_gives_up(database_url: str, probes: Any, read: Read) -> None:
-    """A sync timeout is the same."""
-    with pool_of(database_url) as pool:
-        with pool.connection(), pytest.raises(PoolTimeout):
-            pool.getconn(timeout=0.01)
-
-        assert read(catalogue.POOL_TIMEOUTS) == {("small",): 1}
-        assert read(catalogue.POOL_PENDING) == {("small",): 0}
-        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
 
 
 def test_opening_a_connection_is_not_waiting(
@@ -375,42 +294,6 @@ def test_an_engine_over_psycopg_is_one_pool(database_url: str, probes: Any, read
     engine.dispose()
 
 
-HOOKED = [
-    (kind, name)
-    for kind in (ConnectionPool, AsyncConnectionPool)
-    for name in ("getconn", "putconn", "_connect")
-]
-
-
-def test_every_hook_comes_out_again(
-    database_url: str, attach: Any, read: Read, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also while a connection is out; a hook that somebody wrapped does nothing any more."""
-    before = [vars(owner)[name] for owner, name in HOOKED]
-    probes = attach()
-    assert all(vars(o)[n] is not b for (o, n), b in zip(HOOKED, before, strict=True))
-    with pool_of(database_url, NullConnectionPool) as pool:
-        with pool.connection():
-            probes.detach()
-        assert [vars(owner)[name] for owner, name in HOOKED] == before
-        attach()
-        with monkeypatch.context() as theirs:
-            for name in ("getconn", "putconn", "_connect"):
-                ours = vars(ConnectionPool)[name]
-                theirs.setattr(
-                    ConnectionPool, name, lambda *args, ours=ours, **options: ours(*args, **options)
-                )
-            probes.detach()
-            with pool.connection():
-                pass
-        for (owner, name), original in zip(HOOKED, before, strict=True):
-            setattr(owner, name, original)
-
-        assert read(catalogue.POOL_WAIT) == {("small",): 1}
-        assert read(catalogue.POOL_CREATE) == {("small",): 1}
-        assert read(catalogue.POOL_USE) == {("small",): 0}
-
-
 def test_what_a_release_hides_is_unknown(
     database_url: str, attach: Any, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,3 +343,44 @@ def test_an_error_of_ours_stays_ours(
                     pool.getconn(timeout=0.01)
 
         assert set(read(catalogue.POOL_PENDING).values()) <= {0}
+
+
+class TestContract(PoolContract):
+    """psycopg_pool, from threads."""
+
+    row = ("psycopg_pool", ".psycopg_pool")
+    inner = ("_account", "_end", "_hand_out", "_take_back")
+    gives_up = PoolTimeout
+    cancels = False
+
+    @pytest.fixture
+    def place(self, postgresql: Any) -> str:
+        return contract_url(postgresql)
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        pool = ConnectionPool(place, min_size=0, max_size=1, open=False)
+        pool.open()
+        yield pool
+        await run_in_threadpool(pool.close)
+
+    async def acquire(self, it: Any, *, within: float | None = None) -> Any:
+        return await run_in_threadpool(it.getconn, within)
+
+    async def release(self, it: Any, connection: Any) -> None:
+        await run_in_threadpool(it.putconn, connection)
+
+
+class TestAsyncContract(TestContract):
+    """psycopg_pool, from tasks."""
+
+    cancels = True
+
+    def made(self, place: str) -> Any:
+        return AsyncConnectionPool(place, min_size=0, max_size=1, open=False)
+
+    async def acquire(self, it: Any, *, within: float | None = None) -> Any:
+        return await it.getconn(within)
+
+    async def release(self, it: Any, connection: Any) -> None:
+        await it.putconn(connection)

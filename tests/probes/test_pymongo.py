@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from pymongo import AsyncMongoClient, MongoClient, errors, monitoring, timeout
-from pymongo.asynchronous.pool import Pool as AsyncPool
-from pymongo.synchronous.pool import Pool
+from pymongo.server_selectors import writable_server_selector
 
 from fastobs import _exchange, catalogue, watch
 from fastobs._exchange import Exchange
@@ -20,6 +19,7 @@ from fastobs._routes import Routes
 from fastobs.probes import pymongo as adapter
 from tests.driving import scope
 from tests.probes import mongo
+from tests.probes.contract import PoolContract
 from tests.probes.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -90,35 +90,6 @@ async def test_an_async_client_is_counted(server: Any, probes: Any, read: Read) 
         assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_USE) == {("shop",): 1}
         assert read(catalogue.DB_DURATION) == {("mongodb", "find", ""): 1}
         assert "  shop: MongoDB AsyncMongoClient, no limit" in probes.status()
-
-
-async def test_one_gives_up_and_one_is_cancelled(
-    server: Any, probes: Any, read: Read, exchange: Exchange
-) -> None:
-    """One timeout is counted, nobody is pending in the end, and the holder's route is known."""
-    async with async_client(server.url, maxPoolSize=1) as client:
-        watch(client, name="shop")
-        await client.admin.command("ping")
-        holder = asyncio.create_task(client.admin.command("wait"))
-        await until(lambda: read(catalogue.POOL_COUNT)["shop", "used"] == 1)
-        cancelled = asyncio.create_task(client.admin.command("ping"))
-        await until(lambda: read(catalogue.POOL_PENDING)["shop",] == 1)
-        oldest = read(catalogue.POOL_OLDEST)
-        with pytest.raises(errors.WaitQueueTimeoutError), timeout(0.05):
-            await client.admin.command("ping")
-        pending = read(catalogue.POOL_PENDING)
-        cancelled.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
-        server.go.set()
-        await holder
-
-        assert oldest.keys() == {("shop", "/items")}
-        assert pending == {("shop",): 1}
-        assert read(catalogue.POOL_PENDING) == {("shop",): 0}
-        assert read(catalogue.POOL_TIMEOUTS) == {("shop",): 1}
-        assert read(catalogue.POOL_COUNT) == {("shop", "used"): 0, ("shop", "idle"): 1}
-        assert set(exchange.parts) == {"pool_wait", "db"}
 
 
 def test_a_thread_gives_up(server: Any, probes: Any, read: Read) -> None:
@@ -260,38 +231,6 @@ def test_the_apps_own_listeners_hear_on(server: Any, probes: Any) -> None:
     assert heard == 1
 
 
-HOOKED = [
-    (MongoClient, "__init__"),
-    (AsyncMongoClient, "__init__"),
-    (Pool, "_get_conn"),
-    (AsyncPool, "_get_conn"),
-]
-
-
-def test_every_hook_comes_out_again(server: Any, attach: Any, read: Read) -> None:
-    """A hook that somebody wrapped does nothing any more, and listeners count nothing."""
-    before = [vars(owner)[name] for owner, name in HOOKED]
-    probes = attach()
-    ours = [vars(owner)[name] for owner, name in HOOKED]
-    with sync_client(server.url) as client:
-        watch(client, name="shop")
-        client.admin.command("ping")
-        probes.detach()
-        after = [vars(owner)[name] for owner, name in HOOKED]
-        client.admin.command("ping")
-        MongoClient.__init__ = ours[0]  # type: ignore[method-assign]
-        try:
-            with sync_client(server.url) as deaf:
-                assert deaf.options.event_listeners == []
-        finally:
-            MongoClient.__init__ = before[0]  # type: ignore[method-assign]
-
-    assert not set(map(id, ours)) & set(map(id, before))
-    assert after == before
-    assert read(catalogue.POOL_WAIT) == {("shop",): 1}
-    assert read(catalogue.DB_DURATION) == {("mongodb", "ping", ""): 1}
-
-
 def test_a_pool_that_is_unknown_has_no_waiters(
     server: Any, attach: Any, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,15 +243,28 @@ def test_a_pool_that_is_unknown_has_no_waiters(
         assert read(catalogue.POOL_PENDING) == {}
 
 
-@pytest.mark.usefixtures("contained_errors")
-@pytest.mark.parametrize("broken", ["Listener", "Acquire", "Checkout", "ref", "leave"])
-def test_an_error_of_ours_stays_ours(broken, server, attach, monkeypatch, exchange) -> None:
-    """The app has its answer."""
+class TestContract(PoolContract):
+    """pymongo, whose clients have to be made after instrument() or with a listener."""
 
-    def fail(*_: Any) -> Any:
-        raise ZeroDivisionError
+    row = ("pymongo", ".pymongo")
+    gives_up = errors.WaitQueueTimeoutError
 
-    monkeypatch.setattr(adapter, broken, fail)
-    attach()
-    with sync_client(server.url) as client:
-        assert client.admin.command("ping")["ok"]
+    @pytest.fixture
+    def place(self, server: mongo.Server) -> str:
+        return server.url
+
+    def made(self, place: str) -> Any:
+        return async_client(place, maxPoolSize=1, event_listeners=[adapter.Listener()])
+
+    # The client looks for its server first, in a connection that is not of the pool.
+    test_opening_a_connection_is_not_waiting = None  # type: ignore[assignment]
+
+    async def acquire(self, it: Any, *, within: float | None = None) -> Any:
+        server = await it._topology.select_server(writable_server_selector, "ping")
+        checkout = server.pool.checkout()
+        with timeout(within):
+            await checkout.__aenter__()
+        return checkout
+
+    async def release(self, it: Any, connection: Any) -> None:
+        await connection.__aexit__(None, None, None)

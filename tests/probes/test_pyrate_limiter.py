@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from starlette.testclient import TestClient
 
 from fastobs import catalogue, watch
 from fastobs.probes import Probes
-from fastobs.probes import pyrate_limiter as adapter
+from tests.probes.contract import SECRET, LimiterContract, Named
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 TWO = Rate(2, Duration.MINUTE)
@@ -186,20 +187,6 @@ def hooked() -> list[Any]:
     return [Limiter.__dict__[name] for name in names]
 
 
-def test_every_hook_comes_out_again(limit: Any, attach: Callable[..., Probes], read: Read) -> None:
-    """One that somebody kept counts nothing more."""
-    before = hooked()
-    probes = attach()
-    kept = hooked()
-    assert not set(kept) & set(before)
-
-    probes.detach()
-    kept[0](limit(), "a", blocking=False)
-
-    assert hooked() == before
-    assert read(catalogue.LIMIT_DECISIONS) == {}
-
-
 def test_a_release_without_the_private_method_is_counted_all_the_same(
     limit: Any, attach: Callable[..., Probes], read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,16 +201,33 @@ def test_a_release_without_the_private_method_is_counted_all_the_same(
     assert outcomes(read) == {"allowed": 1}
 
 
-@pytest.mark.usefixtures("contained_errors")
-def test_an_error_of_ours_stays_ours(
-    limit: Any, probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The decision stands, and the error is counted."""
+class TestContract(LimiterContract, Named):
+    """pyrate-limiter."""
 
-    def broken(*_: Any) -> None:
-        raise RuntimeError
+    row = ("pyrate_limiter", ".pyrate_limiter")
+    limit = "1000 per 60 s"
 
-    monkeypatch.setattr(adapter, "decide", broken)
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        with Limiter(Rate(1000, Duration.MINUTE)) as limiter:
+            yield limiter
 
-    assert limit().try_acquire("a", blocking=False) is True
-    assert read(catalogue.SELF_ERRORS)["probes.pyrate_limiter",] == 1
+    async def use(self, it: Any) -> Any:
+        return it.try_acquire(SECRET, blocking=False)
+
+    async def exhaust(self, it: Any) -> None:
+        assert not it.try_acquire(SECRET, 1000, blocking=False)
+
+    async def fail(self, it: Any) -> None:
+        bucket = it.bucket_factory.bucket
+        bucket.put = Down()
+        with pytest.raises(ConnectionError):
+            it.try_acquire(SECRET, blocking=False)
+        del bucket.put
+
+
+class Down:
+    """A bucket that cannot be reached."""
+
+    def __call__(self, *_: Any) -> Any:
+        raise ConnectionError

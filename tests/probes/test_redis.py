@@ -16,11 +16,6 @@ import pytest
 import redis
 from fastapi import FastAPI
 from redis import asyncio as aio
-from redis.asyncio.client import Pipeline as AioPipeline
-from redis.asyncio.cluster import ClusterPipeline as AioClusterPipeline
-from redis.asyncio.connection import AbstractConnection as AioConnection
-from redis.client import Pipeline
-from redis.cluster import ClusterPipeline
 from redis.connection import AbstractConnection
 from starlette.concurrency import run_in_threadpool
 
@@ -29,10 +24,10 @@ from fastobs._exchange import Exchange
 from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
-from fastobs.probes import _pools
 from fastobs.probes import redis as adapter
 from fastobs.probes._replies import OBSERVERS
 from tests.driving import Clock, scope
+from tests.probes.contract import SECRET, PoolContract
 from tests.probes.turns import STEP, take_turns
 from tests.probes.waiting import until
 
@@ -160,32 +155,6 @@ async def test_three_commands_of_def_endpoints_wait_for_each_other(
         )
 
         check_waits(exchanges, meters, read)
-
-
-async def test_one_gives_up_and_one_is_cancelled(redis_url: str, probes: Any, read: Read) -> None:
-    """An exhausted pool: one timeout is counted, and nobody is pending or served in the end."""
-    async with async_client_of(redis_url) as client:
-        pool = client.connection_pool
-        held = await pool.get_connection(*ASKED)
-        cancelled = asyncio.create_task(pool.get_connection(*ASKED))
-        await soon(lambda: read(catalogue.POOL_PENDING).get(("small",)) == 1)
-        pool.timeout = 0.01
-        with pytest.raises(redis.ConnectionError):
-            await pool.get_connection(*ASKED)
-        pending = read(catalogue.POOL_PENDING)
-        cancelled.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
-        during = read(catalogue.POOL_COUNT)
-        await pool.release(held)
-
-        assert pending == {("small",): 1}
-        assert read(catalogue.POOL_TIMEOUTS) == {("small",): 1}
-        assert read(catalogue.POOL_PENDING) == {("small",): 0}
-        assert read(catalogue.POOL_WAIT) == {("small",): 3}
-        assert during == {("small", "used"): 1, ("small", "idle"): 0}
-        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
-        assert read(catalogue.POOL_USE) == {("small",): 1}
 
 
 def test_a_thread_gives_up(redis_url: str, probes: Any, read: Read) -> None:
@@ -620,90 +589,6 @@ async def test_pending_is_who_waits_now(redis_url: str, probes: Any, read: Read)
         assert read(catalogue.POOL_PENDING) == {("small",): 0}
 
 
-HOOKED = [
-    *((pool, name) for pool in (*SYNC, *ASYNC) for name in ("get_connection", "release")),
-    (AbstractConnection, "connect"),
-    (AioConnection, "connect"),
-    *(
-        (kind, "execute_command")
-        for kind in (redis.Redis, aio.Redis, redis.RedisCluster, aio.RedisCluster)
-    ),
-    *(
-        (kind, name)
-        for kind in (Pipeline, AioPipeline)
-        for name in ("execute", "immediate_execute_command")
-    ),
-    (ClusterPipeline, "execute"),
-    (AioClusterPipeline, "execute"),
-]
-
-
-async def test_every_hook_comes_out_again(
-    redis_url: str, attach: Any, read: Read, told: Any
-) -> None:
-    """Also while a connection is out; a hook that somebody wrapped does nothing any more."""
-    before = [vars(owner)[name] for owner, name in HOOKED]
-    probes = attach()
-    ours = [vars(owner)[name] for owner, name in HOOKED]
-    async with async_client_of(redis_url) as client:
-        held = await client.connection_pool.get_connection(*ASKED)
-        probes.detach()
-        after = [vars(owner)[name] for owner, name in HOOKED]
-        await client.connection_pool.release(held)
-        # As if somebody had wrapped them.
-        for (owner, name), hook in zip(HOOKED, ours, strict=True):
-            setattr(owner, name, hook)
-        try:
-            await client.set("key", "value")
-            async with client.pipeline() as pipeline:
-                await pipeline.get("key").execute()
-            with client_of(redis_url) as sync:
-                sync.pipeline().get("key").execute()
-                sync.ping()
-        finally:
-            for (owner, name), original in zip(HOOKED, before, strict=True):
-                setattr(owner, name, original)
-
-    assert not set(map(id, ours)) & set(map(id, before))
-    assert after == before
-    assert told == []
-    assert read(catalogue.POOL_WAIT) == {("small",): 1}
-    assert read(catalogue.POOL_USE) == {("small",): 0}
-    assert read(catalogue.DB_DURATION) == {}
-
-
-@pytest.mark.usefixtures("contained_errors")
-@pytest.mark.parametrize(
-    ("owner", "broken"),
-    [
-        *((module, part) for module in (_pools, adapter) for part in ("enter", "leave")),
-        (_pools, "Lease"),
-        (_pools, "ref"),
-        (_pools.Pools, "_take_back"),
-        (adapter, "ref"),
-        (adapter, "Opening"),
-        (adapter, "_name_of"),
-    ],
-)
-async def test_an_error_of_ours_stays_ours(
-    owner, broken, redis_url, attach, read, monkeypatch
-) -> None:
-    """The app gets its replies, and nobody is left waiting."""
-
-    def fail(*_: Any) -> Any:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(owner, broken, fail)
-    attach()
-    async with async_client_of(redis_url) as client:
-        with request("/"):
-            assert await client.set("key", "value")
-        async with client.pipeline() as pipeline:
-            assert await pipeline.get("key").execute() == [b"value"]
-
-        assert set(read(catalogue.POOL_PENDING).values()) <= {0}
-
-
 @pytest.mark.usefixtures("contained_errors")
 def test_an_observer_that_fails_fails_alone(redis_url, probes, read, told) -> None:
     """The command has its reply, and is counted."""
@@ -718,3 +603,70 @@ def test_an_observer_that_fails_fails_alone(redis_url, probes, read, told) -> No
         del OBSERVERS[0]
 
     assert sum(read(catalogue.DB_DURATION).values()) == 3
+
+
+class TestContract(PoolContract):
+    """redis-py, from threads."""
+
+    row = ("redis", ".redis")
+    inner = ("_account", "_end", "_hand_out", "_take_back")
+    gives_up = redis.ConnectionError
+    cancels = False
+
+    @pytest.fixture
+    def place(self, redis_url: str) -> str:
+        # A user without a password takes any.
+        return redis_url.replace("//", f"//default:{SECRET}@")
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        pool = redis.BlockingConnectionPool.from_url(place, max_connections=1)
+        yield pool
+        pool.disconnect()
+
+    async def use(self, it: Any) -> Any:
+        client = redis.Redis(connection_pool=it)
+        return await run_in_threadpool(client.set, SECRET, "value")
+
+    async def fail(self, it: Any) -> None:
+        await super().fail(it)
+        with redis.Redis(connection_pool=it).pipeline() as pipeline:
+            pipeline.lpush(SECRET, "value")
+            with pytest.raises(redis.ResponseError):
+                pipeline.execute()
+
+    async def acquire(self, it: Any, *, within: float | None = None) -> Any:
+        it.timeout = within
+        return await run_in_threadpool(it.get_connection, *ASKED)
+
+    async def release(self, it: Any, connection: Any) -> None:
+        await run_in_threadpool(it.release, connection)
+
+
+class TestAsyncContract(TestContract):
+    """redis-py, from tasks."""
+
+    cancels = True
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        pool: Any = aio.BlockingConnectionPool.from_url(place, max_connections=1)
+        yield pool
+        await pool.disconnect()
+
+    async def use(self, it: Any) -> Any:
+        return await aio.Redis(connection_pool=it).set(SECRET, "value")
+
+    async def fail(self, it: Any) -> None:
+        await PoolContract.fail(self, it)
+        async with aio.Redis(connection_pool=it).pipeline() as pipeline:
+            pipeline.lpush(SECRET, "value")
+            with pytest.raises(redis.ResponseError):
+                await pipeline.execute()
+
+    async def acquire(self, it: Any, *, within: float | None = None) -> Any:
+        it.timeout = within
+        return await it.get_connection(*ASKED)
+
+    async def release(self, it: Any, connection: Any) -> None:
+        await it.release(connection)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from contextvars import copy_context
 from typing import Any
 
@@ -17,6 +18,8 @@ from fastobs.catalogue import Metric
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.probes import redis_cache as adapter
+from fastobs.probes._replies import OBSERVERS
+from tests.probes.contract import COUNTER, SECRET, Contract
 
 pytestmark = [
     pytest.mark.anyio,
@@ -405,3 +408,35 @@ def test_an_error_of_ours_stays_ours(client, attach, read, monkeypatch) -> None:
 
     assert cached(client, "user:1") == "value"
     assert read(catalogue.DB_DURATION)["redis", "GET", ""] == 1
+
+
+class TestContract(Contract):
+    """Caches by hand over redis-py."""
+
+    row = ("redis", ".redis_cache")
+    packages = ()
+    name = "user:*"
+    part = "cache"
+
+    @pytest.fixture
+    def place(self, redis_url: str) -> str:
+        return redis_url
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        async with aio.Redis.from_url(place) as client:
+            yield client
+
+    def call(self, it: Any, name: str) -> None:
+        """It is called after its keys."""
+
+    def marks(self, it: Any) -> object:
+        return len(OBSERVERS)
+
+    async def use(self, it: Any) -> Any:
+        # Missed, stored and found: one hit.
+        key = f"user:{SECRET}{next(COUNTER)}@example.com"
+        return [await async_cached(it, key) for _ in range(2)]
+
+    def events(self, read: Read, name: str) -> float:
+        return read(catalogue.CACHE_REQUESTS).get((name, "hit"), 0)

@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -26,6 +27,7 @@ from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.probes import Probes, runtime
 from tests.driving import call, values
+from tests.probes.contract import Contract
 from tests.probes.waiting import until
 
 Read = Callable[..., dict[tuple[str, ...], float]]
@@ -263,3 +265,24 @@ def test_a_python_without_the_gil_has_no_blocks_and_says_why(
 
 async def introduced(probes: Probes) -> None:
     probes.on_loop(asyncio.get_running_loop())
+
+
+class TestContract(Contract):
+    """The process, of which the garbage collector is what there is to hook."""
+
+    row = ("asyncio", ".runtime")
+    packages = ("gc",)
+    counts = False
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        yield None
+
+    def call(self, it: Any, name: str) -> None:
+        """It has no name."""
+
+    def marks(self, it: Any) -> object:
+        return len(gc.callbacks)
+
+    async def use(self, it: Any) -> Any:
+        gc.collect(0)

@@ -608,40 +608,6 @@ def _class_dicts() -> list[Any]:
     ]
 
 
-def test_every_hook_comes_out_again(engine, attach, read):
-    """After detaching, methods are the library's own and events reach nobody."""
-    before = _class_dicts()
-    probes = attach()
-    assert _class_dicts() != before
-    engine.connect().close()
-
-    probes.detach()
-    with engine.connect() as connection:
-        connection.execute(text("SELECT 1"))
-
-    assert _class_dicts() == before
-    assert read(catalogue.POOL_WAIT) == {("shop",): 1}
-    assert read(catalogue.DB_DURATION) == {}
-
-
-def test_a_hook_that_somebody_else_wrapped_becomes_harmless(engine, attach, read, monkeypatch):
-    """It cannot be taken out; it calls the original and does nothing else."""
-    probes = attach()
-    ours: Any = Pool.connect
-
-    def theirs(pool: Any) -> Any:
-        return ours(pool)
-
-    monkeypatch.setattr(Pool, "connect", theirs)
-
-    probes.detach()
-    engine.connect().close()
-
-    assert read(catalogue.POOL_WAIT) == {}
-    monkeypatch.undo()
-    monkeypatch.setattr(Pool, "connect", ours.__wrapped__)
-
-
 def _broken(*_: Any, **__: Any) -> Any:
     raise RuntimeError
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
 from anyio import CapacityLimiter, to_thread
+from starlette.concurrency import run_in_threadpool
 
 from fastobs import catalogue
 from fastobs._exchange import CURRENT, Exchange
@@ -19,6 +21,7 @@ from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.probes import Probes, threads
 from tests.driving import Clock, scope
+from tests.probes.contract import Contract
 
 from .waiting import until
 
@@ -230,3 +233,23 @@ async def test_an_error_of_ours_stays_ours(
         errand.waits()
         errand.ends()
     assert meters.counter(catalogue.SELF_ERRORS, "probes.threads").value == 3
+
+
+class TestContract(Contract):
+    """Worker threads."""
+
+    row = ("asyncio", ".threads")
+    packages = ("anyio",)
+    plain = frozenset({"Errand"})
+    part = "thread"
+    counts = False
+
+    @asynccontextmanager
+    async def made(self, place: str) -> AsyncIterator[Any]:
+        yield None
+
+    def call(self, it: Any, name: str) -> None:
+        """They have no name."""
+
+    async def use(self, it: Any) -> Any:
+        return await run_in_threadpool(lambda: 1)
