@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
-from inspect import CO_OPTIMIZED
 from itertools import count
-from pathlib import Path
 from types import CodeType
 from typing import Any
 from weakref import ref
@@ -25,12 +24,13 @@ from weakref import ref
 import pytest
 
 from fastobs import catalogue, watch
+from fastobs import probes as seam
 from fastobs._decisions import decisions
 from fastobs._exchange import Exchange
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.cells.render import render
-from fastobs.probes import ADAPTERS, Adapter
+from fastobs.probes import Adapter
 from tests.driving import Clock, call, values
 
 from .gate import Gate
@@ -137,11 +137,11 @@ def breakable(probe: Any) -> Iterator[Place]:
 def _called(module: Any) -> set[str]:
     """The names that the functions of a module look up."""
     names: set[str] = set()
-    codes = [compile(Path(module.__file__).read_text(), module.__file__, "exec")]
+    codes = [compile(inspect.getsource(module), module.__file__, "exec")]
     for code in codes:
         codes += [each for each in code.co_consts if isinstance(each, CodeType)]
         # What the module itself and its classes look up is looked up already.
-        if code.co_flags & CO_OPTIMIZED:
+        if code.co_flags & inspect.CO_OPTIMIZED:
             names.update(code.co_names)
     return names
 
@@ -207,7 +207,7 @@ class Contract(ABC):
 
     @property
     def _adapter(self) -> Adapter:
-        (adapter,) = [each for each in ADAPTERS if (each.library, each.module) == self.row]
+        (adapter,) = [each for each in seam.ADAPTERS if (each.library, each.module) == self.row]
         return adapter
 
     @property
@@ -298,7 +298,7 @@ class Contract(ABC):
     ) -> None:
         """Without what is hooked nothing is counted wrong and nothing stays hooked; there is one
         warning and a line in the status."""
-        families = {row.family for row in ADAPTERS}
+        families = {row.family for row in seam.ADAPTERS}
         attach = partial(attach, **dict.fromkeys(families - {self._adapter.family}))
         async with self.made(place):
             before = hookable(self._packages)
@@ -334,7 +334,7 @@ class Contract(ABC):
             with request("/"):
                 await self.use(it)
             await self.fail(it)
-            told = probes.status() + render(meters, openmetrics=False) + caplog.text
+            told = "".join([probes.status(), *render(meters, openmetrics=False), caplog.text])
 
         assert SECRET not in told
 
