@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 PLAIN: Steps = [{"color": "green", "value": None}]
-LONG = (ROUTE, "worker")
-"""Labels with values that leave no room for a number beside them in the legend of a narrow graph."""
+LONG = (ROUTE, "worker", "outcome", "result")
+"""Labels whose names leave no room for a number beside them in the legend of a narrow graph."""
 LAST = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 TOOLTIP = {"mode": "multi", "sort": "desc", "hideZeros": False}
 LEAST = {"cps": 0.1, "ops": 1, "percentunit": 0.01, "reqps": 1, "short": 1}

@@ -276,8 +276,11 @@ def where_the_time_goes(
 ) -> Chart:
     """The mean request, cut into its parts."""
     requests = total(rate(HTTP_DURATION, *scope))
-    parts = total(rate(HTTP_PART, *scope), by=["part"])
+    known = 'part!="unaccounted"'
+    parts = total(rate(HTTP_PART, *scope, known), by=["part"])
     spent = total(rate(HTTP_DURATION, *scope, of="sum"))
+    # A request of which nothing is known has no parts, not even the rest; hence it is computed here.
+    rest = f"clamp_min({spent} - {or_zero(total(rate(HTTP_PART, *scope, known)))}, 0)"
     mean = "mean latency"
     return timeseries(
         "Where does the time go?",
@@ -285,7 +288,12 @@ def where_the_time_goes(
         "waiting for a connection (pool_wait), the database (db), other services (http), the "
         "cache, threads, its own code on the event loop (blocking, unaccounted), other requests' "
         "code (loop_wait), and your own sections.",
-        query(f"{parts} / on () group_left () ({requests} > 0)", "{{part}}"),
+        query(
+            f"{parts} / on () group_left () ({requests} > 0)",
+            "{{part}}",
+            maybe_empty="nothing that is watched was part of a request",
+        ),
+        query(ratio(rest, requests), "unaccounted"),
         query(ratio(spent, requests), mean),
         unit=SECONDS,
         width=width,

@@ -196,7 +196,7 @@ def process(limits: Thresholds) -> list[Chart]:
                 f"time() - {largest(gauge(PROCESS_START, *SCOPE), by=['instance', 'worker'])}",
                 WORKER,
             ),
-            unit="dtdurations",
+            unit="s",
             alert="runtime/FastobsWorkerChurn",
         ),
     ]

@@ -146,7 +146,7 @@ def versions() -> list[Chart]:
             unit="none",
             transformations=_join(),
             overrides=[],
-            sort="instance",
+            sort="Instance",
             tall=5,
         )
     ]
@@ -154,7 +154,24 @@ def versions() -> list[Chart]:
 
 def _join() -> list[dict[str, Any]]:
     hidden = ("Time", "Time 1", "Time 2", "Value #A", "Value #B")
+    names = {
+        "instance": "Instance",
+        "service_name": "Service",
+        "service_version": "Its version",
+        "deployment_environment_name": "Environment",
+        "version": "fastobs",
+        "python": "Python",
+        "fastapi": "FastAPI",
+        "starlette": "Starlette",
+    }
     return [
         {"id": "joinByField", "options": {"byField": "instance", "mode": "outer"}},
-        {"id": "organize", "options": {"excludeByName": dict.fromkeys(hidden, True)}},
+        {
+            "id": "organize",
+            "options": {
+                "excludeByName": dict.fromkeys(hidden, True),
+                "indexByName": {name: index for index, name in enumerate(names)},
+                "renameByName": names,
+            },
+        },
     ]

@@ -18,15 +18,12 @@ from typing import Annotated, Any
 
 import typer
 
-from alerts.__main__ import FAMILIES, file_name
-from alerts.kit import render
-from alerts.pace import Pace
-from alerts.thresholds import THRESHOLDS
 from dashboards.boards import boards
 from dashboards.expressions import VARIABLE
 from examples.running import under_load
+from fastobs.catalogue import SELF_OVERFLOW
 from fastobs.promql import WINDOW
-from tests import parts
+from tests import parts, watched
 
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).with_suffix("")
@@ -38,8 +35,15 @@ GALLERY = """\
 <!-- Made by `python -m docs.pictures`; do not edit. -->
 # The boards
 
-Drawn from the live data of the shop in `examples/`, two workers under load, with its mistakes switched on. In the
-rules every span of time is 20 times shorter. The machine had other work, too: what is slow is not all the shop's.
+Drawn from the live data of the shop in `examples/`, two workers with PostgreSQL and Redis under load, with its mistakes
+switched on and a few faults on top (`tests/watched.py`). In the rules every span of time is 20 times shorter. The machine had
+other work, too: what is slow is not all the shop's.
+
+Time series, stats, bar gauges and tables are Grafana's own components (`@grafana/ui` from npm), with its own units, colours and
+legends. Heatmaps, state timelines and gauges exist in Grafana's server only; they are drawn alike here, so these pictures are no
+proof of them. Neither are the bar of variables, the marks of deploys, restarts and alerts, and the links of panels: what is known
+of those is that Grafana's own schema has every field (`tests/dashboards/test_board_schema.py`) and that every query is answered
+(`tests/dashboards/test_board_data.py`).
 """
 STEP = 1
 """Seconds between two points."""
@@ -99,23 +103,17 @@ def _bundled() -> Path:
 
 def _asked(boards: list[str], folder: Path, seconds: int) -> dict[str, dict[str, Any]]:
     """By board: its JSON, and what Prometheus answers to its queries after the load."""
-    environment = {
-        "SHOP_DATABASE_URL": f"sqlite:///{folder}/shop.db",
-        "FASTOBS_WORKERS_DIRECTORY": str(folder),
-    }
-    rules = []
-    for family, groups in FAMILIES.items():
-        rules.append(folder / file_name(family))
-        # In a hurry, so that what needs hours has something to show.
-        rules[-1].write_text(render(family, Pace(faster=20).groups(groups(THRESHOLDS))))
     with (
-        parts.serve(
-            "examples.shop.app:app", workers=2, env=environment, ready="/_fastobs/readyz"
-        ) as shop,
-        parts.prometheus(targets={"shop": [shop.address]}, rules=rules) as prometheus,
+        watched.shop(folder) as shop,
+        parts.prometheus(
+            targets={"shop": [shop.address]}, rules=watched.rules(folder)
+        ) as prometheus,
     ):
         prometheus.eventually('up{job="shop"} == 1')
+        watched.awaken(shop)
         under_load(shop.url, users=12, seconds=seconds)
+        watched.provoke(shop)
+        prometheus.eventually(f"count_over_time({SELF_OVERFLOW.name}[1m]) > 5")
         end = time.time() - 2
         return {
             name: _answers(

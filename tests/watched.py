@@ -15,7 +15,7 @@ from alerts.thresholds import THRESHOLDS
 from fastobs.catalogue import HTTP_DURATION
 from tests import parts
 
-__all__ = ["HURRY", "PROFILES", "a_day_ago", "provoke", "rules", "shop"]
+__all__ = ["HURRY", "PROFILES", "a_day_ago", "awaken", "provoke", "rules", "shop"]
 
 HURRY = Pace(faster=20)
 """So that what needs hours has something to show."""
@@ -51,11 +51,16 @@ def shop(folder: Path) -> Iterator[parts.Server]:
             yield served
 
 
+def awaken(served: parts.Server) -> None:
+    """Have its health asked, as an orchestrator does before it sends anybody."""
+    for _ in range(20):
+        served.get("/_fastobs/readyz")
+
+
 def provoke(served: parts.Server) -> None:
     """What nobody does to a healthy service: then the panels that are empty otherwise have data."""
     for path in ("refused-statement", "leaked-connection", "small-cache", "too-many-limits"):
         served.get(f"/faults/{path}")
-    served.get("/_fastobs/readyz")
     parts.get(f"{served.url}/api/v1/products/1", headers={"X-Profile": PROFILES})
     host, _, port = served.address.partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as caller:

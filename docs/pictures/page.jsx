@@ -68,8 +68,8 @@ function several(width, height, count, draw) {
   return <div style={{ display: 'flex' }}>{Array.from({ length: count }, (_, at) => <div key={at}>{draw(at, each, height)}</div>)}</div>;
 }
 
-const last = (field) => {
-  const value = reduceField({ field, reducers: ['lastNotNull'] }).lastNotNull;
+const reduced = (field, { calcs: [how] } = { calcs: ['lastNotNull'] }) => {
+  const value = reduceField({ field, reducers: [how] })[how];
   return { ...field.display(value), title: field.name };
 };
 
@@ -79,13 +79,13 @@ const KINDS = {
       legend={panel.options.legend} replaceVariables={(text) => text} />
   ),
   stat: (panel, found, width, height) => several(width, height, found.length, (at, w, h) => {
-    const field = found[at].fields[1], value = last(field);
+    const field = found[at].fields[1], value = reduced(field);
     return <BigValue theme={theme} width={w} height={h} value={found.length > 1 ? value : { ...value, title: undefined }}
       colorMode={panel.options.colorMode} graphMode={panel.options.graphMode} justifyMode={panel.options.justifyMode}
       sparkline={{ y: field, x: found[at].fields[0] }} />;
   }),
   bargauge: (panel, found, width, height) => {
-    const values = found.map((frame) => last(frame.fields[1]));
+    const values = found.map((frame) => reduced(frame.fields[1], panel.options.reduceOptions));
     const factors = getDisplayValueAlignmentFactors(values.map((display) => ({ display })));
     return found.map(({ fields: [, field] }, at) => (
       <BarGauge key={at} theme={theme} width={width} height={height / found.length} value={values[at]} alignmentFactors={factors}
@@ -94,7 +94,7 @@ const KINDS = {
   },
   gauge: (panel, found, width, height) => several(width, height, found.length, (at, w, h) => {
     const { min, max, thresholds } = panel.fieldConfig.defaults;
-    return <Dial theme={theme} value={last(found[at].fields[1])} bounds={{ min, max }} steps={thresholds.steps} width={w} height={h} />;
+    return <Dial theme={theme} value={reduced(found[at].fields[1])} bounds={{ min, max }} steps={thresholds.steps} width={w} height={h} />;
   }),
   heatmap: (panel, found, width, height) => {
     const rows = results[panel.id].flatMap(({ series }) => series).map(({ metric, values }) => ({

@@ -110,6 +110,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         for each in watching.values():
             each.eventually(f'count_over_time(up{{job="shop"}}[1m]) > {SCRAPES}', within=60)
         idle = Span(began, time.time())
+        watched.awaken(shop)
         under_load(shop.url, users=10, seconds=SECONDS)
         watched.provoke(shop)
         for each in watching.values():
@@ -159,6 +160,24 @@ def test_under_load_every_panel_has_data(seen: Watched, uid: str, version: str):
     }
 
     assert [panel for panel, has_data in shown.items() if not has_data] == []
+
+
+@version
+@pytest.mark.parametrize("uid", ["fastobs-overview", "fastobs-route"])
+def test_the_parts_of_the_time_are_all_of_it(seen: Watched, uid: str, version: str):
+    """The areas reach the mean latency, also where routes were asked of which nothing is known."""
+    totals: dict[str, dict[float, float]] = {"areas": {}, "mean": {}}
+    for query in QUERIES:
+        if (query.board, query.panel) == (uid, "Where does the time go?"):
+            of = totals["mean" if query.legend == "mean latency" else "areas"]
+            for one in seen.series(query.expr, version, seen.busy):
+                for moment, value in one["values"]:
+                    of[moment] = of.get(moment, 0.0) + float(value)
+
+    assert totals["mean"]
+    # They may exceed it for a moment: the first request of a new status has no rate yet, its parts do.
+    for moment, mean in totals["mean"].items():
+        assert totals["areas"][moment] > 0.999 * mean
 
 
 @database
