@@ -43,11 +43,20 @@ def main(task: str, subject: str, options: str) -> None:
     from .instructions import run_twice
     from .memory import grow
     from .scrape import time_scrapes
+    from .sharing import time_sharing
     from .timing import time_variants
 
     tasks = {
         job.__name__: job
-        for job in (count_calls, grow, run_twice, time_events, time_scrapes, time_variants)
+        for job in (
+            count_calls,
+            grow,
+            run_twice,
+            time_events,
+            time_scrapes,
+            time_sharing,
+            time_variants,
+        )
     }
     job: Any = tasks[task]
     json.dump(job(json.loads(subject), **json.loads(options)), sys.stdout)

@@ -85,7 +85,8 @@ class Workers:
         return (
             f"workers: slot {self._store.slot.number} in {self._folder}\n"
             "your own prometheus_client metrics: counters, histograms and summaries are summed over "
-            "the workers; all others are shown of each worker, with the label worker"
+            "the workers; all others are shown of each worker, with the label worker; not carried are "
+            "their exemplars, and registries other than the default one"
         )
 
     def begin_anew(self) -> None:
@@ -133,7 +134,7 @@ class Workers:
             self._meters.counter(catalogue.SELF_OVERFLOW, catalogue.WORKERS.name).add()
             logger.warning("fastobs: more workers than slots: %s.", self.status())
         else:
-            self._carry.enter(folder, store.slot.number)
+            self._carry.enter(folder, store.slot.number, self._left_out)
 
     def _left_out(self, what: str) -> None:
         self._meters.counter(catalogue.SELF_ERRORS, "workers").add()

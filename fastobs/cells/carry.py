@@ -8,9 +8,8 @@ workers that ever were; gauges and the like are shown of each live worker, with 
 from __future__ import annotations
 
 import json
-import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +45,19 @@ class Carry:
         self._folder: Path | None = None
         self._slot = 0
         self._before: list[Plain] = []
+        self._left_out: Callable[[str], None] = _ignore
         self._lock = threading.Lock()
 
-    def enter(self, folder: Path, slot: int) -> None:
-        """Share from now on; go on where the slot's last owner stopped."""
-        self._folder, self._slot = folder, slot
-        self._before = [one for one in _read(self._path(slot)) if one.kind in SUMMED]
+    def enter(self, folder: Path, slot: int, left_out: Callable[[str], None]) -> None:
+        """Share from now on; go on where the slot's last owner stopped.
+
+        Args:
+            folder: Where siblings are.
+            slot: This worker's.
+            left_out: Told what could not be read.
+        """
+        self._folder, self._slot, self._left_out = folder, slot, left_out
+        self._before = [one for one in self._read(slot) if one.kind in SUMMED]
 
     def leave(self) -> None:
         """Share no more."""
@@ -70,7 +76,8 @@ class Carry:
             if self._folder is None:
                 return
             path = self._path(self._slot)
-            new = path.with_suffix(f".{os.getpid()}")
+            # Nobody else writes to this slot, and whoever dies meanwhile leaves no further file.
+            new = path.with_suffix(".new")
             data = [[one.name, one.kind, one.help, one.samples] for one in self._own()]
             if data or path.exists():
                 new.write_text(json.dumps(data))
@@ -83,10 +90,8 @@ class Carry:
         whole = _Whole()
         whole.take(self._own(), str(self._slot), live=True)
         for slot in numbers(self._folder):
-            if slot != self._slot:
-                found = _read(self._path(slot))
-                if found:
-                    whole.take(found, str(slot), live=is_live(self._folder, slot))
+            if slot != self._slot and (found := self._read(slot)):
+                whole.take(found, str(slot), live=is_live(self._folder, slot))
         return list(whole.families())
 
     def _own(self) -> list[Plain]:
@@ -106,6 +111,17 @@ class Carry:
         ]
         whole.take([one for one in now if one.kind in SUMMED], "", live=True)
         return [*whole.plain(), *(one for one in now if one.kind not in SUMMED)]
+
+    def _read(self, slot: int) -> list[Plain]:
+        path = self._path(slot)
+        try:
+            return _parse(path.read_text())
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError):
+            # Not by us, or not whole: the others are still worth showing.
+            self._left_out(f"{path.name} is damaged")
+            return []
 
     def _path(self, slot: int) -> Path:
         assert self._folder is not None
@@ -145,21 +161,21 @@ class _Whole:
             yield family
 
 
-def _read(path: Path) -> list[Plain]:
-    try:
-        data: Any = json.loads(path.read_text())
-        return [
-            Plain(
-                name,
-                kind,
-                text,
-                [
-                    (sample, tuple((label, of) for label, of in labels), float(value))
-                    for sample, labels, value in samples
-                ],
-            )
-            for name, kind, text, samples in data
-        ]
-    except (OSError, ValueError, TypeError):
-        # Not written yet, or not by us: the others are still worth showing.
-        return []
+def _parse(text: str) -> list[Plain]:
+    data: Any = json.loads(text)
+    return [
+        Plain(
+            name,
+            kind,
+            about,
+            [
+                (sample, tuple((label, of) for label, of in labels), float(value))
+                for sample, labels, value in samples
+            ],
+        )
+        for name, kind, about, samples in data
+    ]
+
+
+def _ignore(what: str) -> None:
+    """Alone there is nothing to leave out."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .slots import HEAD
-from .store import Key
+from .store import NUMBERS, Key
 
 __all__ = ["Damaged", "Keys"]
 
@@ -34,8 +34,13 @@ class Keys:
         self._places: dict[tuple[str, Key], int] = {}
         self._used: dict[str, int] = {}
         self._unheard: list[tuple[str, Key]] = []
-        with self._locked():
-            self._begin()
+        try:
+            with self._locked():
+                # It was there before any column, and what they hold means nothing without it.
+                self._begin(emptied=(path.parent / f"0.{NUMBERS}").exists())
+        except (OSError, Damaged):
+            self.close()
+            raise
 
     def used(self, sheet: str) -> int:
         """Cells that a sheet needs for all known rows, its head included."""
@@ -94,9 +99,9 @@ class Keys:
     def close(self) -> None:
         os.close(self._file)
 
-    def _begin(self) -> None:
+    def _begin(self, *, emptied: bool) -> None:
         size = os.fstat(self._file).st_size
-        if size == 0:
+        if size == 0 and not emptied:
             self._append(self._head)
         elif os.pread(self._file, len(self._head), 0) != self._head:
             msg = "the key table is of another version of fastobs, or no key table"

@@ -46,7 +46,7 @@ def test_counters_and_histograms_are_summed(folder: Path) -> None:
     """Whichever worker is asked."""
     one, two = Worker(), Worker()
     for slot, each in enumerate((one, two)):
-        each.carry.enter(folder, slot)
+        each.carry.enter(folder, slot, print)
         each.orders.labels("new").inc(slot + 1)
         each.basket.observe(3)
         each.carry.publish()
@@ -62,7 +62,7 @@ def test_a_gauge_is_shown_of_each_live_worker(folder: Path) -> None:
     """A sum could mean anything; the slot is its label, as with our own."""
     one, dead = Worker(), Worker()
     for slot, each in enumerate((one, dead)):
-        each.carry.enter(folder, slot)
+        each.carry.enter(folder, slot, print)
         each.queue.set(7)
         each.carry.publish()
 
@@ -74,32 +74,43 @@ def test_a_gauge_is_shown_of_each_live_worker(folder: Path) -> None:
 def test_counters_of_a_worker_that_died_go_on_in_its_slot(folder: Path) -> None:
     """They never fall."""
     first, second, other = Worker(), Worker(), Worker()
-    first.carry.enter(folder, 1)
+    first.carry.enter(folder, 1, print)
     first.orders.labels("new").inc(5)
     first.carry.publish()
-    second.carry.enter(folder, 1)
+    second.carry.enter(folder, 1, print)
     second.orders.labels("new").inc(2)
     second.carry.publish()
-    other.carry.enter(folder, 0)
+    other.carry.enter(folder, 0, print)
 
     assert other.shows()['orders_total{kind="new"}'] == 7
 
 
 @pytest.mark.parametrize("damage", ["", "garbage", "[[1]]", '[["a", "counter", "", [[1]]]]'])
 def test_a_damaged_file_does_not_spoil_the_others(damage: str, folder: Path) -> None:
-    """It is written anew with the next tick."""
+    """It is said, and written anew with its owner's next tick."""
     one = Worker()
-    one.carry.enter(folder, 0)
+    left_out: list[str] = []
+    one.carry.enter(folder, 0, left_out.append)
     one.orders.labels("new").inc()
     (folder / "1.users").write_text(damage)
 
     assert one.shows()['orders_total{kind="new"}'] == 1
+    assert left_out == ["1.users is damaged"]
+
+
+def test_a_process_without_metrics_of_its_own_writes_no_file(folder: Path) -> None:
+    """Until it has some; and a slot whose last owner had some keeps what they counted."""
+    one = Carry(CollectorRegistry())
+    one.enter(folder, 0, print)
+    one.publish()
+
+    assert not (folder / "0.users").exists()
 
 
 def test_a_worker_that_has_left_shares_no_more(folder: Path) -> None:
     """A forked child is not its parent's slot."""
     one = Worker()
-    one.carry.enter(folder, 0)
+    one.carry.enter(folder, 0, print)
     one.carry.leave()
     one.queue.set(2)
 

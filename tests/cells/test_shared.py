@@ -120,7 +120,7 @@ def test_gauges_of_the_service_are_summed_or_the_largest(worker: Callable[[], Wo
 def test_a_slot_that_is_free_again_goes_on_with_its_counters_and_forgets_its_gauges(
     worker: Callable[[], Worker],
 ) -> None:
-    """Whatever ended its owner; the number of files does not grow."""
+    """Whatever ended its owner, and even if the next one has the same pid, as here."""
     one, two = worker(), worker()
     two.slow("/a", 7)
     two.meters.gauge(catalogue.HTTP_ACTIVE, "GET").add(5)
@@ -313,6 +313,20 @@ def test_a_key_table_of_another_version_is_not_read(head: bytes, tmp_path: Path)
 
     with pytest.raises(Damaged, match="of another version"):
         SharedStore(tmp_path, VERSION, lambda what: None)
+
+
+def test_a_key_table_that_was_emptied_is_not_begun_anew(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """Places would be given away a second time; those who know them go on."""
+    one = worker()
+    one.slow("/a")
+    (tmp_path / "keys").write_bytes(b"")
+
+    with pytest.raises(Damaged):
+        worker()
+    assert one.shows()[SLOW_A] == 1
+    assert one.left_out
 
 
 def test_keys_of_metrics_that_we_do_not_know_are_passed_over(
