@@ -39,6 +39,8 @@ class Workers:
         self._store: SharedStore | None = None
         self._asked = False
         self._complaints: set[str] = set()
+        # Made before anything can go wrong: where new rows fail, so would the one that says it.
+        self._errors = meters.counter(catalogue.SELF_ERRORS, "workers")
         self._stop = threading.Event()
         meters.ask(self)
         _all.add(self)
@@ -126,7 +128,7 @@ class Workers:
                 "own: %s. Set FASTOBS_WORKERS_DIRECTORY to a directory that they all can write to.",
                 error,
             )
-            self._meters.counter(catalogue.SELF_ERRORS, "workers").add()
+            self._errors.add()
             return
         self._meters.move(store)
         self._folder, self._store = folder, store
@@ -137,7 +139,7 @@ class Workers:
             self._carry.enter(folder, store.slot.number, self._left_out)
 
     def _left_out(self, what: str) -> None:
-        self._meters.counter(catalogue.SELF_ERRORS, "workers").add()
+        self._errors.add()
         if what not in self._complaints:
             self._complaints.add(what)
             logger.warning("fastobs: left out of the shared metrics: %s.", what)

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -222,7 +221,7 @@ def test_the_loop_goes_on_while_eight_workers_are_shown(encoding: str, tmp_path:
     # For how long CPython lets a thread run is not our choice, and as long as the scrape is.
     sys.setswitchinterval(1e-4)
     try:
-        # The first also makes the templates; a neighbour on the machine may spoil some of the others.
-        assert median(asyncio.run(scrapes())[1:]) < 0.5
+        # On the loop, each would be nearly 1; a neighbour on the machine may spoil some of them.
+        assert min(asyncio.run(scrapes())) < 0.5
     finally:
         sys.setswitchinterval(interval)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from fastobs import _siblings, _workers, catalogue
+from fastobs._endpoint import exposition
 from fastobs._process import Process
 from fastobs._service import Identity
 from fastobs._workers import Workers
@@ -205,6 +207,33 @@ def test_what_cannot_be_shared_is_one_warning_and_metrics_of_its_own(
     (record,) = caplog.records
     assert "FASTOBS_WORKERS_DIRECTORY" in record.getMessage()
     assert values(shared.meters, catalogue.SELF_ERRORS) == {("workers",): 1.0}
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", b"garbage!" * 100], ids=["empty", "cut", "garbage"])
+@pytest.mark.parametrize("name", ["keys", "1.cells", "1.exemplars", "1.users"])
+def test_whatever_is_damaged_the_rest_is_shown_and_the_damage_counted(
+    name: str, damage: bytes, shared: Process, workers: Workers, tmp_path: Path
+) -> None:
+    """A scrape never fails, and the next one says that something was left out."""
+    workers.join(Settings(directory=tmp_path), WHO)
+    folder = folder_of(tmp_path)
+    sibling = Meters(SharedStore(folder, _workers.version(), lambda what: None))
+    for each in (shared.meters, sibling):
+        row = each.histogram(catalogue.HTTP_DURATION, "GET", "/", "200", "")
+        row.observe(0.02)
+        row.remember(0.02, 1, 1)
+    (folder / name).write_bytes(damage)
+
+    for _ in range(2):
+        page = exposition(shared.meters, shared.carry.families, openmetrics=True)
+        families = {one.name: one for one in parse_openmetrics(b"".join(page).decode())}
+
+    errors = {
+        sample.labels["component"]: sample.value
+        for sample in families[catalogue.SELF_ERRORS.name.removesuffix("_total")].samples
+    }
+    assert errors["workers"] >= 1
+    assert families[catalogue.HTTP_DURATION.name].samples
 
 
 def test_what_is_left_out_is_said_once_and_counted_each_time(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,8 @@ class Keys:
     counts only once its line feed is there.
     """
 
-    def __init__(self, path: Path, version: str) -> None:
+    def __init__(self, path: Path, version: str, left_out: Callable[[str], None]) -> None:
+        self._left_out = left_out
         self._head = json.dumps({"fastobs": version}).encode() + b"\n"
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._read = 0
@@ -80,9 +81,10 @@ class Keys:
                 sheet, metric, values, width = json.loads(line)
                 entry = (str(sheet), Key(str(metric), tuple(map(str, values))))
                 wide = int(width)
-            except (ValueError, TypeError) as error:
-                msg = f"the key table has a line that is none: {line[:80]!r}"
-                raise Damaged(msg) from error
+            except (ValueError, TypeError):
+                # Whoever reads on passes over the same lines, or places would differ.
+                self._left_out(f"the key table has a line that is none: {line[:80]!r}")
+                continue
             if entry not in self._places:
                 self._places[entry] = self.used(entry[0])
                 self._used[entry[0]] = self._places[entry] + wide

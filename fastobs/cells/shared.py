@@ -20,7 +20,7 @@ from pathlib import Path
 from fastobs import catalogue
 
 from .keys import Damaged, Keys
-from .slots import HEAD, Column, Overflow, Sheet, Slot, claim, columns
+from .slots import HEAD, Column, Overflow, Sheet, Slot, claim, columns, written
 from .store import (
     EXEMPLAR_TIME,
     EXEMPLAR_WIDTH,
@@ -47,21 +47,26 @@ class SharedStore:
 
     Raises:
         OSError: The folder cannot be used, or there is no room in it.
-        Damaged: The key table is not one of this version.
+        Damaged: The key table is not one of this version, or not whole.
     """
 
     def __init__(self, folder: Path, version: str, left_out: Callable[[str], None]) -> None:
         self._folder = folder
         self._left_out = left_out
         self._lock = threading.RLock()
-        self._keys = Keys(folder / "keys", version)
+        self._news: list[Key] = []
+        self._keys = Keys(folder / "keys", version, left_out)
         try:
+            # In this order: meanwhile siblings make rows, and then write to them.
+            cells = written(folder)
+            self._hear()
+            if cells > self._keys.used(NUMBERS):
+                msg = "the key table has lost rows that are in use"
+                raise Damaged(msg)
             self.slot: Slot | Overflow = claim(folder) or Overflow(folder)
-        except OSError:
+        except (OSError, Damaged):
             self._keys.close()
             raise
-        self._news: list[Key] = []
-        self._hear()
         self._sheet(NUMBERS)
         if isinstance(self.slot, Slot):
             self._clear_gauges(self.slot.numbers.cells)
@@ -72,7 +77,7 @@ class SharedStore:
             try:
                 at = self._keys.place(sheet, key, width)
                 return Place(self._sheet(sheet).reach(at + width), at, shared=True)
-            except (OSError, Damaged) as error:
+            except OSError as error:
                 self._left_out(f"{key.metric}: {error}")
                 return MemoryStore().claim(key, width, sheet)
 
@@ -128,8 +133,8 @@ class SharedStore:
     def _hear(self) -> None:
         try:
             self._news.extend(key for sheet, key in self._keys.news() if sheet == NUMBERS)
-        except (OSError, Damaged) as error:
-            self._left_out(str(error))
+        except OSError as error:
+            self._left_out(f"the key table: {error}")
 
     def _clear_gauges(self, cells: MutableSequence[float]) -> None:
         """What the slot's last owner measured is gone with it; what it counted is not."""

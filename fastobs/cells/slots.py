@@ -31,6 +31,7 @@ __all__ = [
     "is_live",
     "numbers",
     "owner",
+    "written",
 ]
 
 MAGIC = 1.0e301 + 25.0
@@ -273,6 +274,15 @@ def columns(folder: Path, sheet: str, cells: int, *, but: int | None) -> Iterato
                 yield found
     if but is not None and (found := _column(folder / f"{OVERFLOW}.{sheet}", OVERFLOW, cells)):
         yield found._replace(live=False) if isinstance(found, Column) else found
+
+
+def written(folder: Path) -> int:
+    """Up to which cell anything was ever written, in any column."""
+    magic = array("d", [MAGIC]).tobytes()
+    found = (path.read_bytes() for path in folder.glob(f"*.{NUMBERS}"))
+    return max(
+        (-(-len(one.rstrip(b"\0")) // 8) for one in found if one.startswith(magic)), default=0
+    )
 
 
 def numbers(folder: Path) -> Iterator[int]:

@@ -306,6 +306,28 @@ def test_a_line_that_is_none_is_left_out(worker: Callable[[], Worker], tmp_path:
     assert "the key table has a line that is none" in one.left_out[0]
 
 
+def test_what_comes_behind_a_line_that_is_none_has_one_place_for_all(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """However much of the table each of them reads at a time."""
+    one, two = worker(), worker()
+    one.slow("/a", 1)
+    with (tmp_path / "keys").open("ab") as keys:
+        keys.write(b"[1]\n")
+    one.slow("/lost", 5)
+    one.slow("/b", 2)
+
+    two.slow("/b", 20)
+    two.slow("/a", 10)
+    three = worker()
+    three.slow("/c", 300)
+
+    for each in (one, two, three):
+        shown = each.shows()
+        assert (shown[SLOW_A], shown[SLOW_B]) == (11, 22)
+        assert shown['fastobs_slow_requests_total{http_route="/c"}'] == 300
+
+
 @pytest.mark.parametrize("head", [b'{"fastobs": "other"}\n', b"garbage\n"])
 def test_a_key_table_of_another_version_is_not_read(head: bytes, tmp_path: Path) -> None:
     """Its places would be other places."""
@@ -329,11 +351,25 @@ def test_a_key_table_that_was_emptied_is_not_begun_anew(
     assert one.left_out
 
 
+def test_a_key_table_that_lost_rows_is_not_gone_on_with(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """Their places would be given away a second time."""
+    one = worker()
+    one.slow("/a")
+    one.slow("/b")
+    lines = (tmp_path / "keys").read_bytes().splitlines(keepends=True)
+    (tmp_path / "keys").write_bytes(b"".join(lines[:-1]))
+
+    with pytest.raises(Damaged, match="lost rows"):
+        worker()
+
+
 def test_keys_of_metrics_that_we_do_not_know_are_passed_over(
     worker: Callable[[], Worker], tmp_path: Path
 ) -> None:
     """They take their place all the same."""
-    keys = Keys(tmp_path / "keys", VERSION)
+    keys = Keys(tmp_path / "keys", VERSION, print)
     keys.place(NUMBERS, Key("fastobs_from_the_future_total", ("x",)), 3)
     keys.place(NUMBERS, Key(catalogue.HTTP_SLOW.name, ("too", "many")), 1)
     one, two = worker(), worker()
@@ -364,7 +400,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_is_mended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half the line went in; it is taken out again."""
-    keys = Keys(tmp_path / "keys", VERSION)
+    keys = Keys(tmp_path / "keys", VERSION, print)
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:5]))
 

@@ -33,13 +33,15 @@ OPTIONS = {
 WORKERS = 4
 REQUESTS = 1000
 SCRAPES = 20
+PATIENCE = 120
+"""Seconds for what takes a few, on a machine that has more to do."""
 RECYCLED = 6
 """Workers that are replaced; `make soak` does hundreds."""
 
 
 def numbers(server: parts.Server) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Everything that one scrape shows."""
-    body = parts.eventually(partial(_body, server), within=30)
+    body = parts.eventually(partial(_body, server), within=PATIENCE)
     heads = [line.split()[:3] for line in body.splitlines() if line.startswith("#")]
     assert len(heads) == len({tuple(head) for head in heads}), "HELP and TYPE come once"
     return {
@@ -92,7 +94,7 @@ def server(
     """Four workers."""
     options = OPTIONS.get(request.param, [])
     with serve(request.param, tmp_path, *options, env=collector.environment) as running:
-        parts.eventually(lambda: live(running) == WORKERS, within=60)
+        parts.eventually(lambda: live(running) == WORKERS, within=PATIENCE)
         yield running
 
 
@@ -147,8 +149,8 @@ def test_each_worker_is_seen_in_what_only_it_can_measure(server: parts.Server) -
 
     slots = {str(number) for number in range(WORKERS)}
     for metric in (catalogue.PROCESS_RSS.name, catalogue.TASKS.name, "last_pid"):
-        parts.eventually(partial(_is, workers, metric, slots), within=30)
-    parts.eventually(lambda: total(server, "orders_total") == 200, within=30)
+        parts.eventually(partial(_is, workers, metric, slots), within=PATIENCE)
+    parts.eventually(lambda: total(server, "orders_total") == 200, within=PATIENCE)
     assert total(server, catalogue.BUILD_INFO.name) == 1
     assert total(server, catalogue.WORKER_STARTS.name) == WORKERS
 
@@ -157,10 +159,16 @@ def test_each_worker_sends_its_traces_as_an_instance_of_its_own(
     server: parts.Server, collector: Collector
 ) -> None:
     """By a thread that it started itself: threads do not survive a fork."""
+    pids: dict[str, int] = {}
+
+    def ask_again(number: int) -> None:
+        answer = server.get(f"/items/{number}")
+        pids[answer.headers["x-trace-id"]] = json.loads(answer.body)["pid"]
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda number: server.get(f"/items/{number}"), range(200)))
-    pids = {answer.headers["x-trace-id"]: json.loads(answer.body)["pid"] for answer in answers}
-    parts.eventually(lambda: pids.keys() <= collector.instances.keys(), within=60)
+        while len(set(pids.values())) < 2:
+            list(pool.map(ask_again, range(50)))
+    parts.eventually(lambda: pids.keys() <= collector.instances.keys(), within=PATIENCE)
 
     pairs = {(pid, collector.instances[trace]) for trace, pid in pids.items()}
     assert len(pairs) == len({pid for pid, _ in pairs}) == len({name for _, name in pairs}) > 1
@@ -174,16 +182,16 @@ def test_a_killed_worker_takes_its_gauges_and_leaves_its_counters(
         ask(server, number)
     with ThreadPoolExecutor(5) as pool:
         stuck = [pool.submit(server.get, f"/stuck/{number}") for number in range(5)]
-        parts.eventually(lambda: total(server, catalogue.HTTP_ACTIVE.name) == 5, within=30)
+        parts.eventually(lambda: total(server, catalogue.HTTP_ACTIVE.name) == 5, within=PATIENCE)
         before = answered(server)
-        parts.eventually(lambda: len(list(tmp_path.glob("[0-4]"))) == 5, within=30)
+        parts.eventually(lambda: len(list(tmp_path.glob("[0-4]"))) == 5, within=PATIENCE)
 
         for pid in {int(path.read_text()) for path in tmp_path.glob("[0-4]")}:
             os.kill(pid, signal.SIGKILL)
         for one in stuck:
             assert one.exception(timeout=30) is not None
 
-    parts.eventually(lambda: total(server, catalogue.HTTP_ACTIVE.name) == 0, within=60)
+    parts.eventually(lambda: total(server, catalogue.HTTP_ACTIVE.name) == 0, within=PATIENCE)
     assert answered(server) == before
 
 
@@ -195,7 +203,7 @@ def test_recycled_workers_lose_nothing_and_leave_nothing(
 ) -> None:
     """The count stays exact, and files are bounded by the workers of one time."""
     with serve(name, tmp_path, option, "40") as server:
-        parts.eventually(lambda: live(server) == WORKERS, within=60)
+        parts.eventually(lambda: live(server) == WORKERS, within=PATIENCE)
         folder = folder_of(server)
         asked = got = 0
         while total(server, catalogue.WORKER_STARTS.name) < WORKERS + RECYCLED:
@@ -207,14 +215,15 @@ def test_recycled_workers_lose_nothing_and_leave_nothing(
             started = total(server, catalogue.WORKER_STARTS.name)
             os.kill(server.server.pid, signal.SIGHUP)
             parts.eventually(
-                lambda: total(server, catalogue.WORKER_STARTS.name) >= started + WORKERS, within=60
+                lambda: total(server, catalogue.WORKER_STARTS.name) >= started + WORKERS,
+                within=PATIENCE,
             )
 
         # A worker that ends may refuse a connection, or cut one that it has served already.
         assert got <= answered(server) <= asked
         assert got > 40
         # The users' own metrics are told once a second, and when a worker ends.
-        parts.eventually(lambda: got <= total(server, "orders_total") <= asked, within=30)
+        parts.eventually(lambda: got <= total(server, "orders_total") <= asked, within=PATIENCE)
         assert len(list(slots_of(folder))) <= 2 * WORKERS
 
 
