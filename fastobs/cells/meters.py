@@ -66,6 +66,8 @@ class Exemplar(NamedTuple):
     @classmethod
     def read(cls, cells: Sequence[float]) -> Exemplar | None:
         """None for what is none, or is being written by another process just now."""
+        if len(cells) != EXEMPLAR_WIDTH:
+            return None
         *words, value, at, check = cells
         if check != sum(words) + 1.0:
             return None
@@ -197,8 +199,8 @@ class Histogram(Row):
         self.last = len(metric.buckets) + 1
         """The cell of the sum."""
         self._exemplars: Place | None = None
-        self.marks: dict[int, tuple[float, str]] = {}
-        """The renderer's cache: by bucket, the time of the latest exemplar and its text."""
+        self.marks: tuple[list[float], list[str]] = [], []
+        """The renderer's other cache: of each bucket, the time of the latest exemplar and its text."""
         super().__init__(metric, values, store)
 
     def observe(self, value: float) -> None:

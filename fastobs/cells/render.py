@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from math import inf
+from operator import add
 
 from fastobs._contain import contain
 from fastobs.catalogue import CATALOGUE, Metric
 
 from .meters import Exemplar, Histogram, Meters, Row
-from .store import EXEMPLAR_TIME, View
+from .store import View
 
-__all__ = ["OPENMETRICS", "TEXT", "exemplars_of", "render"]
+__all__ = ["OPENMETRICS", "TEXT", "render"]
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -58,8 +59,8 @@ def _lines(metric: Metric, rows: list[Row], view: View, *, openmetrics: bool) ->
         for worker, numbers in view.numbers(row):
             texts = _cumulated(numbers) if histogram else [repr(numbers[0])]
             if marked and isinstance(row, Histogram):
-                for bucket, mark in _marks(row, view):
-                    texts[bucket] += mark
+                marks = _marks(row, view)
+                texts[: len(marks)] = map(add, texts, marks)
             # A copy: somebody else may be rendering, too.
             pieces = _template(row, worker).copy()
             pieces[2::3] = texts
@@ -72,23 +73,27 @@ def _cumulated(numbers: Sequence[float]) -> list[str]:
     return [*counts, counts[-1], repr(numbers[-1])]
 
 
-def _marks(row: Histogram, view: View) -> Iterator[tuple[int, str]]:
-    """What leads from a bucket to a trace; few of them change between two scrapes."""
-    for bucket, cells in view.exemplars(row):
-        at = cells[EXEMPLAR_TIME]
-        known = row.marks.get(bucket)
-        if known is None or known[0] != at:
-            if (one := Exemplar.read(cells)) is None:
-                continue
-            labels = f'{{trace_id="{one.trace_id}",span_id="{one.span_id}"}}'
-            known = row.marks[bucket] = at, f" # {labels} {one.value} {one.at:.3f}"
-        yield bucket, known[1]
+def _marks(row: Histogram, view: View) -> list[str]:
+    """What leads from each bucket to a trace, if there is one. Few change between two scrapes."""
+    times = list(view.exemplar_times(row))
+    known, marks = row.marks
+    if times != known:
+        size = len(times)
+        known, marks = known or [0.0] * size, [*marks] or [""] * size
+        for bucket in range(size):
+            if times[bucket] != known[bucket]:
+                one = Exemplar.read(view.exemplar(row, bucket))
+                marks[bucket] = "" if one is None else _mark(one)
+                if one is None:
+                    # Being written just now; the next scrape looks again.
+                    times[bucket] = 0.0
+        row.marks = times, marks
+    return marks
 
 
-def exemplars_of(row: Row, view: View) -> dict[int, Exemplar]:
-    """The latest exemplar of each bucket, over all workers."""
-    read = ((bucket, Exemplar.read(cells)) for bucket, cells in view.exemplars(row))
-    return {bucket: one for bucket, one in read if one is not None}
+def _mark(one: Exemplar) -> str:
+    labels = f'{{trace_id="{one.trace_id}",span_id="{one.span_id}"}}'
+    return f" # {labels} {one.value} {one.at:.3f}"
 
 
 def _head(metric: Metric, *, openmetrics: bool) -> str:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, MutableSequence, Seque
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 from fastobs import catalogue
 
 from .keys import Damaged, Keys
-from .slots import HEAD, Column, Overflow, Sheet, Slot, claim, columns, written
+from .slots import HEAD, Column, Overflow, Sheet, Slot, claim, columns, peek, written
 from .store import (
     EXEMPLAR_TIME,
     EXEMPLAR_WIDTH,
@@ -114,6 +115,10 @@ class SharedStore:
             else:
                 yield found
 
+    def peek(self, sheet: str, worker: str, at: int, cells: int) -> Sequence[float]:
+        """So many cells of a worker's sheet, fewer if it is gone."""
+        return peek(self._folder, sheet, worker, at, cells)
+
     def place_of(self, sheet: str, key: Key) -> int | None:
         """Where a row is in every column of a sheet."""
         return self._keys.known(sheet, key)
@@ -150,6 +155,14 @@ class SharedStore:
                 yield at
 
 
+class _Exemplars(NamedTuple):
+    """Of which workers there are some; of each worker, the times of all; and the latest times."""
+
+    workers: list[str]
+    times: list[Sequence[float]]
+    latest: list[float]
+
+
 class SharedView:
     """What all workers have counted, at one moment."""
 
@@ -178,24 +191,32 @@ class SharedView:
             )
         return (("", merged),)
 
-    def exemplars(self, row: Readable) -> Iterable[tuple[int, Sequence[float]]]:
+    def exemplar_times(self, row: Readable) -> Sequence[float]:
+        if (first := self._first(row)) is None:
+            return ()
+        return self._exemplars.latest[first : first + row.exemplar_width // EXEMPLAR_WIDTH]
+
+    def exemplar(self, row: Readable, bucket: int) -> Sequence[float]:
+        first = self._first(row)
+        assert first is not None
+        at = first + bucket
+        workers, times, latest = self._exemplars
+        worker = workers[[each[at] for each in times].index(latest[at])]
+        return self._store.peek(EXEMPLARS, worker, HEAD + at * EXEMPLAR_WIDTH, EXEMPLAR_WIDTH)
+
+    def _first(self, row: Readable) -> int | None:
+        """Which exemplar of the sheet is that of the row's first bucket."""
         place = self._store.place_of(EXEMPLARS, Key(row.metric.name, row.values))
-        if place is None:
-            return
-        columns, times, latest = self._exemplars
-        first = (place - HEAD) // EXEMPLAR_WIDTH
-        for bucket, last in enumerate(latest[first : first + row.exemplar_width // EXEMPLAR_WIDTH]):
-            if last:
-                column = columns[[each[first + bucket] for each in times].index(last)]
-                at = place + bucket * EXEMPLAR_WIDTH
-                yield bucket, column[at : at + EXEMPLAR_WIDTH]
+        return None if place is None else (place - HEAD) // EXEMPLAR_WIDTH
 
     @cached_property
-    def _exemplars(self) -> tuple[list[Sequence[float]], list[Sequence[float]], list[float]]:
-        """Of each worker all cells and all times, and the latest times: most exemplars are not read."""
-        columns = [column.cells for column in self._store.columns(EXEMPLARS)]
-        times = [cells[HEAD + EXEMPLAR_TIME :: EXEMPLAR_WIDTH] for cells in columns]
-        return columns, times, list(map(max, zip(*times, strict=True)))
+    def _exemplars(self) -> _Exemplars:
+        """When they were seen: most of them are known from the last scrape, and not read again."""
+        workers, times = [], []
+        for column in self._store.columns(EXEMPLARS):
+            workers.append(column.worker)
+            times.append(column.cells[HEAD + EXEMPLAR_TIME :: EXEMPLAR_WIDTH])
+        return _Exemplars(workers, times, list(map(max, zip(*times, strict=True))))
 
     def _each(self, row: Readable) -> Iterator[tuple[str, Sequence[float]]]:
         """Of each worker what it has; gauges of the dead measure nothing."""

@@ -85,8 +85,12 @@ class View(Protocol):
         """
         ...
 
-    def exemplars(self, row: Readable) -> Iterable[tuple[int, Sequence[float]]]:
-        """The row's exemplars, the latest of each bucket: which one, and its cells."""
+    def exemplar_times(self, row: Readable) -> Sequence[float]:
+        """Of each of the row's buckets, when its latest exemplar was seen; 0 where there is none."""
+        ...
+
+    def exemplar(self, row: Readable, bucket: int) -> Sequence[float]:
+        """The cells of that exemplar."""
         ...
 
 
@@ -133,10 +137,14 @@ class OwnView:
         numbers = row.numbers(row.cells)
         return ((self._worker, numbers),) if row.is_shown(numbers) else ()
 
-    def exemplars(self, row: Readable) -> Iterable[tuple[int, Sequence[float]]]:
-        if (place := row.exemplar_place) is not None:
-            cells = place.cells[place.at : place.at + row.exemplar_width]
-            for bucket, written in enumerate(cells[EXEMPLAR_TIME::EXEMPLAR_WIDTH]):
-                if written:
-                    at = bucket * EXEMPLAR_WIDTH
-                    yield bucket, cells[at : at + EXEMPLAR_WIDTH]
+    def exemplar_times(self, row: Readable) -> Sequence[float]:
+        if (place := row.exemplar_place) is None:
+            return ()
+        cells, at, _ = place
+        return cells[at + EXEMPLAR_TIME : at + row.exemplar_width : EXEMPLAR_WIDTH]
+
+    def exemplar(self, row: Readable, bucket: int) -> Sequence[float]:
+        assert row.exemplar_place is not None
+        cells, at, _ = row.exemplar_place
+        at += bucket * EXEMPLAR_WIDTH
+        return cells[at : at + EXEMPLAR_WIDTH]

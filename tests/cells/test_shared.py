@@ -14,7 +14,6 @@ import pytest
 from fastobs import catalogue
 from fastobs.cells import Meters, slots
 from fastobs.cells.keys import Damaged, Keys
-from fastobs.cells.render import exemplars_of
 from fastobs.cells.shared import SharedStore
 from fastobs.cells.slots import CHUNK, HEAD, count
 from fastobs.cells.store import NUMBERS, Key
@@ -206,12 +205,41 @@ def test_exemplars_of_all_workers_are_shown_the_latest_of_each_bucket(
         row.observe(0.02)
         row.remember(0.02, number, number)
 
-    view = three.meters.view()
-    (seen,) = three.meters.rows(catalogue.HTTP_DURATION)
+    for _ in range(2):
+        text = text_of(three.meters, openmetrics=True)
+        assert text.count("trace_id=") == 1
+        assert f'trace_id="{2:032x}"' in text
 
-    (found,) = exemplars_of(seen, view).values()
-    assert found.trace_id == f"{2:032x}"
-    assert f'trace_id="{2:032x}"' in text_of(three.meters, openmetrics=True)
+    row.remember(0.03, 3, 3)
+    row.remember(0.02, 4, 4)
+    text = text_of(three.meters, openmetrics=True)
+    assert text.count("trace_id=") == 2
+    assert f'trace_id="{3:032x}"' in text
+    assert f'trace_id="{4:032x}"' in text
+
+
+def test_an_exemplar_that_was_being_written_is_shown_by_the_next_scrape(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """And one whose file is gone is not shown at all."""
+    one, two = worker(), worker()
+    row = one.meters.histogram(catalogue.HTTP_DURATION, "GET", "/", "200", "")
+    row.remember(0.02, 1, 1)
+    place = row.exemplar_place
+    assert place is not None
+    at = next(at for at, cell in enumerate(place.cells) if at > HEAD and cell == 1.0)
+    place.cells[at] = 7.0
+
+    assert "trace_id=" not in text_of(two.meters, openmetrics=True)
+    place.cells[at] = 1.0
+    assert "trace_id=" in text_of(two.meters, openmetrics=True)
+
+    three = worker()
+    three.meters.view()
+    view = three.meters.view()
+    assert list(filter(None, view.exemplar_times(row)))
+    (tmp_path / "0.exemplars").unlink()
+    assert list(view.exemplar(row, 3)) == []
 
 
 def test_a_column_grows_when_there_are_many_rows(worker: Callable[[], Worker]) -> None:
