@@ -52,13 +52,15 @@ def shop(folder: Path) -> Iterator[parts.Server]:
 
 
 def awaken(served: parts.Server) -> None:
-    """Have its health asked, as an orchestrator does before it sends anybody."""
-    for _ in range(20):
-        served.get("/_fastobs/readyz")
+    """Have each worker asked once, and its health then, as an orchestrator does all the time."""
+    for path in ("/api/v1/products/1", "/mistakes/small-pool", "/_fastobs/readyz"):
+        for _ in range(12):
+            served.get(path)
 
 
 def provoke(served: parts.Server) -> None:
     """What nobody does to a healthy service: then the panels that are empty otherwise have data."""
+    served.get("/_fastobs/readyz")
     for path in ("refused-statement", "leaked-connection", "small-cache", "too-many-limits"):
         served.get(f"/faults/{path}")
     parts.get(f"{served.url}/api/v1/products/1", headers={"X-Profile": PROFILES})
