@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,8 +60,23 @@ def awaken(served: parts.Server) -> None:
 
 
 def provoke(served: parts.Server) -> None:
-    """What nobody does to a healthy service: then the panels that are empty otherwise have data."""
+    """What nobody does to a healthy service, and each mistake: then no panel is empty.
+
+    A load does most of it by itself, but on a machine that is slow enough nobody is turned away.
+    """
     served.get("/_fastobs/readyz")
+    for mistake in (
+        "lazy-loads",
+        "blocking-call",
+        "unhandled-error",
+        "slow-upstream",
+        "cold-cache",
+    ):
+        served.get(f"/mistakes/{mistake}")
+    with ThreadPoolExecutor(10) as callers:
+        # Two workers with one connection each, which is out for seconds: some scrape sees it.
+        list(callers.map(served.get, ["/mistakes/small-pool"] * 40))
+        list(callers.map(served.get, ["/api/v1/search?q=lamp"] * 60))
     for path in ("refused-statement", "leaked-connection", "small-cache", "too-many-limits"):
         served.get(f"/faults/{path}")
     parts.get(f"{served.url}/api/v1/products/1", headers={"X-Profile": PROFILES})
