@@ -17,6 +17,9 @@ __all__ = ["section"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+running = CURRENT.get
+"""The request that is under way."""
+
 
 class section:  # noqa: N801 - it reads like the verb that it is
     """Give a piece of code its own part in the time breakdown of requests.
@@ -36,7 +39,7 @@ class section:  # noqa: N801 - it reads like the verb that it is
 
     def __enter__(self) -> None:
         try:
-            if (exchange := CURRENT.get()) is not None:
+            if (exchange := running()) is not None:
                 enter(exchange, self.name, perf_counter())
         except Exception as error:
             contain("section", error)
@@ -45,7 +48,7 @@ class section:  # noqa: N801 - it reads like the verb that it is
         self, kind: object = None, raised: object = None, traceback: object = None
     ) -> None:
         try:
-            if (exchange := CURRENT.get()) is not None:
+            if (exchange := running()) is not None:
                 leave(exchange, self.name, perf_counter())
         except Exception as error:
             contain("section", error)

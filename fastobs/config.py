@@ -167,8 +167,8 @@ class Pools(Section):
     """Connection pools."""
 
     held_after: PositiveFloat | None = 30.0
-    """Seconds; a connection of SQLAlchemy that is not given back for longer gets a line in the log.
-    None for no such lines."""
+    """Seconds; a connection to a database that is not given back for longer gets a line in the log.
+    None for no such lines. Those of redis-py get none: who blocks or subscribes has one for good."""
     server_limits: PositiveFloat | None = 300.0
     """Seconds between two questions to a database server how many connections it takes, each on a
     connection of its own; None if it shall not be asked."""

@@ -23,6 +23,8 @@ class Names:
         self._owners: dict[str, ref[Any]] = {}
         # By identity: whoever decides is asked for its name each time.
         self._lent: dict[int, tuple[ref[Any], str]] = {}
+        self.lent = 0
+        """How many names were lent so far: who remembers one looks again when it has changed."""
 
     def claim(self, owner: object, wanted: str) -> str:
         """The wanted name, or with ``#2`` and so on if something else has it."""
@@ -36,6 +38,7 @@ class Names:
     def lend(self, obj: object, name: str) -> None:
         """Whoever watches this object shall call it so, even if others are called the same."""
         key = id(obj)
+        self.lent += 1
         self._lent[key] = (ref(obj, lambda _: self._lent.pop(key, None)), name)
 
     def of(self, obj: object) -> str | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 from weakref import ref
 
 from fastobs import catalogue
@@ -17,17 +17,23 @@ from fastobs._exchange import CURRENT, Exchange
 from fastobs._parts import enter, leave
 from fastobs.cells import Meters, Reading
 from fastobs.cells.meters import Counter, Histogram
+from fastobs.config import Settings
 
 from . import Kit, Probe
+from ._held import FRAMES, ages, tell_held
 from ._hooks import Hooks
+from ._sites import Site, call_site
 
 __all__ = [
     "ACQUIRING",
     "Account",
     "Lease",
     "Pools",
-    "ages",
 ]
+
+
+INNER = 2
+"""Frames above the hook around a pool's method: ours, up to `call_site`."""
 
 
 class Account:
@@ -104,9 +110,25 @@ class Lease:
         part: The part of the request's time that goes on for it; empty if none does.
         ended: Whether the call for it is over; a task that it started may outlive it.
         waited: Seconds that were waited in this context, for this one and for those before.
+        before: The call within which this one is made.
+        reached: Whether the pool came as far as to have a connection connected.
+        site: The app's line that wanted it.
+        told: Whether there was a line about it.
     """
 
-    __slots__ = ("account", "before", "ended", "exchange", "part", "since", "waited", "waits")
+    __slots__ = (
+        "account",
+        "before",
+        "ended",
+        "exchange",
+        "part",
+        "reached",
+        "since",
+        "site",
+        "told",
+        "waited",
+        "waits",
+    )
 
     def __init__(
         self, account: Account, exchange: Exchange | None, before: Lease | None, since: float
@@ -116,7 +138,8 @@ class Lease:
         self.since = since
         self.waits = True
         self.part = ""
-        self.ended = False
+        self.ended = self.reached = self.told = False
+        self.site: Site | None = None
         if before is None:
             self.waited, self.before = 0.0, None
         else:
@@ -144,6 +167,8 @@ class Pools(Probe, ABC):
     """Where an error of ours is counted."""
     timeout: type[BaseException] = TimeoutError
     """What the pool raises for who has waited too long."""
+    held_after: float | None = None
+    """Seconds after which a connection that is out has a line in the log; None for no such lines."""
 
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)
@@ -154,6 +179,10 @@ class Pools(Probe, ABC):
         self._out: dict[int, Lease] = {}
         self._alive: dict[int, ref[Any]] = {}
         self._lock = threading.RLock()
+
+    def attach(self, settings: Settings) -> None:
+        assert settings.pools is not None
+        self.held_after = settings.pools.held_after
 
     def detach(self) -> None:
         self._hooks.undo()
@@ -172,6 +201,8 @@ class Pools(Probe, ABC):
 
     def read(self) -> Iterator[Reading]:
         out = list(self._out.values())
+        if self.held_after is not None:
+            tell_held(self.kit.tell, out, after=self.held_after)
         for account in list(self._accounts.values()):
             pool = account.pool()
             mine = [lease for lease in out if lease.account is account]
@@ -241,9 +272,10 @@ class Pools(Probe, ABC):
             account = self._accounts.get(id(pool))
             if account is None or not account.name:
                 account = self._introduced(pool)
-            exchange = CURRENT.get()
-            now = perf_counter()
+            exchange, now = CURRENT.get(), perf_counter()
             lease = Lease(account, exchange, ACQUIRING.get(), now)
+            if self.held_after is not None:
+                lease.site = call_site(FRAMES, INNER)
             if exchange is not None and account.blocks:
                 enter(exchange, "pool_wait", now)
                 lease.part = "pool_wait"
@@ -372,23 +404,3 @@ class Pools(Probe, ABC):
     def _name(self, account: Account) -> None:
         with self._lock:
             account.name_it(self.kit.names.claim(account, account.wanted), self._known)
-
-
-class Held(Protocol):
-    """A connection that is out."""
-
-    @property
-    def since(self) -> float: ...
-    @property
-    def route(self) -> str: ...
-
-
-def ages(name: str, out: Iterable[Held]) -> Iterator[Reading]:
-    """Of each route the connection that has been out for the longest time."""
-    now = perf_counter()
-    oldest: dict[str, float] = {}
-    for held in out:
-        route = held.route
-        oldest[route] = max(now - held.since, oldest.get(route, 0.0))
-    for route, age in oldest.items():
-        yield Reading(catalogue.POOL_OLDEST, (name, route), age)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 __all__ = ["Site", "call_site", "written"]
 
-Site = tuple[str, str, int]
-"""Module, file and line. Written out only when somebody wants to read it."""
+Site = tuple[dict[str, Any], CodeType, int]
+"""The module's variables, the function and where in it: what is quickest to get. Written out only when
+somebody wants to read it."""
 
 FRAMES = 60
 """So deep is looked; an ORM query that a template or a serializer caused has some 40 of others."""
@@ -54,7 +56,7 @@ def call_site(frames: int = FRAMES, inner: int = 1) -> Site | None:
         if own is None:
             own = _is_own(file)
         if own:
-            return frame.f_globals.get("__name__", ""), file, frame.f_lineno
+            return frame.f_globals, frame.f_code, frame.f_lasti
         frame = frame.f_back
     return None
 
@@ -63,8 +65,15 @@ def written(site: Site | None) -> str:
     """``shop/orders.py:31``: no more of the path than the module's name says; empty for None."""
     if site is None:
         return ""
-    module, file, line = site
-    return f"{_within(module, file)}:{line}"
+    names, code, at = site
+    # Of each pair of bytes the code has a line.
+    lines = [line for _, line in zip(range(at // 2 + 1), _lines(code), strict=False)]
+    return f"{_within(names.get('__name__', ''), code.co_filename)}:{lines[-1]}"
+
+
+def _lines(code: CodeType) -> Iterator[int]:
+    """The line of each instruction."""
+    return (line or code.co_firstlineno for line, *_ in code.co_positions())
 
 
 @lru_cache(maxsize=1000)

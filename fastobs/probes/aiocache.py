@@ -12,6 +12,7 @@ from aiocache.base import BaseCache
 
 from fastobs import catalogue
 from fastobs._contain import contain, contained
+from fastobs._exchange import CURRENT
 from fastobs.cells import Reading
 from fastobs.config import Settings
 
@@ -106,7 +107,8 @@ class AioCache(Probe):
 
         async def get(cache: Any, *args: Any, **kwargs: Any) -> Any:
             # A coroutine within this one, as `timed` is, would be resumed once more by each wait.
-            exchange = asks() if hooks.on else None
+            # Nobody asks outside of a request: that is found out without a call.
+            exchange = None if CURRENT.get() is None or not hooks.on else asks()
             try:
                 value = await original(cache, *args, **kwargs)
             except Exception:

@@ -78,7 +78,8 @@ class AsyncPG(Pools):
     def kinds(self) -> tuple[type, ...]:
         return (Pool,) if TRACEABLE else ()
 
-    def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
+    def attach(self, settings: Settings) -> None:
+        super().attach(settings)
         self._statements.missing.clear()
         self._statements.attach()
         if not TRACEABLE:

@@ -222,7 +222,9 @@ def _look_ups(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
         except KeyError:
             tally.misses += not tally.silent
             raise
-        tally.hits += not tally.silent
+        # Without a call, as mostly.
+        if not tally.quiet or not tally.silent:
+            tally.hits += 1
         return value
 
     def __getitem_or_load__(cache: Any, key: Any) -> Any:  # noqa: N807

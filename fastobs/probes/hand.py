@@ -173,7 +173,7 @@ class LimiterProbe:
             remaining: How many more the caller may send.
         """
         try:
-            text = str(limit)
+            text = limit if type(limit) is str else str(limit)
             known = self._limits.get(text)
             if known is None:
                 known = self._limit(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from limits import strategies
 from limits.aio import strategies as aio
@@ -23,6 +23,10 @@ COMPONENT = "probes.limits"
 LIMITS = 100
 """Limits that are remembered."""
 
+Known = tuple[Limit, int, ref[Any], Any]
+"""A limit, as of which names, while the limiter is there; what is allowed is kept, so that its id is
+nobody else's."""
+
 
 def probe(kit: Kit) -> Probe:
     """The adapter."""
@@ -38,9 +42,9 @@ class Limits(Probe):
         super().__init__(kit)
         self._hooks = Hooks()
         self._mine: WeakSet[Any] = WeakSet()
-        # By the limiter's name and the identity of what is allowed: to hash or to print that takes longer
-        # than all the rest. It is kept, so that its id is nobody else's.
-        self._limits: dict[tuple[str, int], tuple[Limit, Any]] = {}
+        # By the identity of the limiter and of what is allowed: to hash or to print that takes longer
+        # than all the rest.
+        self._limits: dict[tuple[int, int], Known] = {}
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
         for strategy in _subclasses(strategies.RateLimiter):
@@ -106,25 +110,28 @@ class Limits(Probe):
         if not self._hooks.on:
             return
         try:
-            name = self.kit.names.of(strategy)
-            if name is None:
-                # It may be in a variable, or belong to what is in one.
-                self.kit.look()
-                self.found(strategy, "limits")
-                name = self.kit.names.of(strategy) or ""
-            # The identifiers say who calls: they are no labels. The item says what is allowed.
-            known = self._limits.get((name, id(item)))
-            if known is None:
-                known = self._remember(name, item)
+            known = self._limits.get((id(strategy), id(item)))
+            if known is None or known[1] != self.kit.names.lent:
+                known = self._remember(strategy, item)
             known[0].decide(outcome)
         except Exception as error:
             contain(COMPONENT, error)
 
-    def _remember(self, name: str, item: Any) -> tuple[Limit, Any]:
+    def _remember(self, strategy: Any, item: Any) -> Known:
+        name = self.kit.names.of(strategy)
+        if name is None:
+            # It may be in a variable, or belong to what is in one.
+            self.kit.look()
+            self.found(strategy, "limits")
+            name = self.kit.names.of(strategy) or ""
         # An app may make a new one for every call.
         if len(self._limits) >= LIMITS:
             self._limits.clear()
-        known = self._limits[name, id(item)] = (Limit(self.kit.meters, name, str(item)), item)
+        key = id(strategy), id(item)
+        gone = ref(strategy, lambda _: self._limits.pop(key, None))
+        # The identifiers say who calls: they are no labels. The item says what is allowed.
+        limit = Limit(self.kit.meters, name, str(item))
+        known = self._limits[key] = (limit, self.kit.names.lent, gone, item)
         return known
 
 

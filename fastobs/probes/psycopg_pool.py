@@ -61,7 +61,8 @@ class PsycopgPool(Pools):
     def kinds(self) -> tuple[type, ...]:
         return KINDS
 
-    def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
+    def attach(self, settings: Settings) -> None:
+        super().attach(settings)
         wrap = self._hooks.wrap
         wrap(ConnectionPool, "getconn", self._around_acquire)
         wrap(ConnectionPool, "putconn", self._around_putconn)

@@ -33,8 +33,8 @@ from fastobs.cells import Meters, Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
+from ._held import ages
 from ._hooks import Hooks
-from ._pools import ages
 
 __all__ = ["Listener", "PyMongo", "probe"]
 

@@ -109,7 +109,7 @@ class RedisProbe(Pools):
     def kinds(self) -> tuple[type, ...]:
         return (*POOLS, *CLIENTS, *CLUSTERS)
 
-    def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
+    def attach(self, settings: Settings) -> None:  # noqa: ARG002 - who blocks or subscribes holds one for good
         wrap = self._hooks.wrap
         for kind in (ConnectionPool, BlockingConnectionPool):
             wrap(kind, "get_connection", self._around_acquire)
@@ -312,10 +312,15 @@ class RedisProbe(Pools):
         if lease is None:
             return
         try:
-            # Who still waits had nothing connected. A connection class that does it in a way of its
-            # own gives no waits: they could not be told from the time that it takes to connect.
-            lease.account.waiting.discard(lease)
-            now = perf_counter() if lease.waits else lease.since
+            now = lease.since
+            if lease.waits:
+                account = lease.account
+                account.waiting.discard(lease)
+                now = perf_counter()
+                # A connection class that connects in a way of its own gives no waits: they could not
+                # be told from the time that it takes.
+                if lease.reached and account.wait is not None:
+                    account.wait.observe(now - lease.since)
             self._end(lease, now)
             if self._hooks.on:
                 self._hand_out(lease, connection, now)
@@ -330,11 +335,13 @@ class RedisProbe(Pools):
             if lease is not None:
                 if lease.ended:
                     lease = None
-                elif lease.waits:
-                    self._waited(lease)
+                else:
+                    lease.reached = True
             if _is_connected(connection):
                 # As nearly always.
                 return None
+            if lease is not None and lease.waits:
+                self._waited(lease)
             held = lease or self._out.get(id(connection))
             if held is None:
                 return None
@@ -411,7 +418,13 @@ class Commands:
         if begun is None:
             return
         try:
-            took = self._took(begun)
+            exchange, began, waited = begun
+            now = perf_counter()
+            if exchange is not None:
+                leave(exchange, "cache", now)
+            took = now - began
+            if (lease := ACQUIRING.get()) is not None:
+                took -= lease.waited - waited
             try:
                 name, row = self._known[args[0]]
             except (LookupError, TypeError):

@@ -285,7 +285,14 @@ class RedisCaches(Probe):
         self._suspect(args[1]).never = True
 
     def _suspect(self, key: Any) -> Suspect:
-        head = _head(key)
+        if type(key) is str:
+            # What `_head` would say, without a call.
+            head: str | bytes
+            head, _, last = key.rpartition(":")
+            if "/" in last or "|" in last:
+                head = ""
+        else:
+            head = _head(key)
         return self._by_head.get(head) or self._by_key.get(hash(key)) or self._learn(key, head)
 
     def _learn(self, key: Any, head: str | bytes) -> Suspect:

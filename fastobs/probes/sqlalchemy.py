@@ -6,12 +6,10 @@ detached, invalidated or reconnected in vain moves a plain counter for ever, but
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar, Token
-from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -34,11 +32,11 @@ from fastobs.cells.meters import Histogram
 from fastobs.config import Settings
 
 from . import Kit, Probe
+from ._held import FRAMES, ages, tell_held
 from ._hooks import Hooks
-from ._pools import ages
 from ._repeats import sent
 from ._server import Asker, Server
-from ._sites import Site, call_site, written
+from ._sites import Site, call_site
 from ._statements import OPERATIONS
 
 if TYPE_CHECKING:
@@ -47,9 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["SQLAlchemy", "probe"]
 
 COMPONENT = "probes.sqlalchemy"
-
-FRAMES = 40
-"""So deep the caller of a checkout is looked for; it is 25 frames away in an ORM query."""
 
 RECORD = _ConnectionFairy._connection_record
 """Private, and needed to know what is out: with a release that does not have it, this adapter is not
@@ -233,7 +228,7 @@ class SQLAlchemy(Probe):
     def read(self) -> Iterator[Reading]:
         checkouts = list(self._out.values())
         if self._held_after is not None:
-            self._tell_held(checkouts, self._held_after)
+            tell_held(self.kit.tell, checkouts, after=self._held_after)
         self._ask_servers()
         for account in list(self._accounts.values()):
             # While a connection is out, its record keeps the pool alive.
@@ -268,17 +263,6 @@ class SQLAlchemy(Probe):
     def _listen(self, target: Any, name: str, listener: Any, **options: Any) -> None:
         event.listen(target, name, listener, **options)
         self._hooks.undone_by(lambda: event.remove(target, name, listener))
-
-    def _tell_held(self, checkouts: list[Checkout], after: float) -> None:
-        now = perf_counter()
-        for checkout in checkouts:
-            if now - checkout.since < after:
-                continue
-            # Metrics may be shown on two threads at once.
-            with self._lock:
-                first, checkout.told = not checkout.told, True
-            if first:
-                self.kit.tell(("warning", _held(checkout, now - checkout.since, after)))
 
     def _ask_servers(self) -> None:
         if self._asker is not None:
@@ -592,26 +576,6 @@ def _readings(account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Rea
     for metric, value in _sizes(pool).items():
         yield Reading(metric, (name,), value)
     yield from ages(name, out)
-
-
-def _held(checkout: Checkout, duration: float, threshold: float) -> dict[str, object]:
-    """The fields of its line."""
-    fields: dict[str, object] = {
-        "event": "connection_held",
-        "level": "warning",
-        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "duration": round(duration, 6),
-        "threshold": threshold,
-        "pool": checkout.account.name,
-        "route": checkout.route,
-        "at": written(checkout.site),
-    }
-    if (exchange := checkout.exchange) is not None:
-        fields["trace_id"] = exchange.trace_id
-        fields["request_id"] = exchange.request_id
-        # What is held after the end of its request was forgotten, or works in the background.
-        fields["request_over"] = exchange.closed
-    return {**fields, "pid": os.getpid()}
 
 
 def _sizes(pool: Pool) -> dict[catalogue.Metric, int]:

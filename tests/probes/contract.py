@@ -27,6 +27,7 @@ from fastobs import catalogue, watch
 from fastobs import probes as seam
 from fastobs._decisions import decisions
 from fastobs._exchange import Exchange
+from fastobs._process import Process
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.cells.render import render
@@ -401,6 +402,16 @@ class Named(Contract):
                 assert f"  {name}: " in probes.status()
 
 
+class Lines:
+    """Keeps what is told to the log."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Any]] = []
+
+    def put(self, line: tuple[str, dict[str, Any]]) -> None:
+        self.kept.append(line[1])
+
+
 class PoolContract(Named):
     """A pool of connections to a server; `made` with room for one, and empty."""
 
@@ -409,6 +420,8 @@ class PoolContract(Named):
     """What it raises for who has waited too long."""
     cancels = True
     """Whether who waits can be cancelled, as tasks can and threads cannot."""
+    tells = True
+    """Whether a connection that is held for long has a line in the log."""
 
     @abstractmethod
     async def acquire(self, it: Any, *, within: float | None = None) -> Any:
@@ -547,6 +560,32 @@ class PoolContract(Named):
             assert inside == {("shop", "/v1/items/{item}"): 7}
             assert outside == {("shop", ""): 2}
             assert read(catalogue.POOL_OLDEST) == {}
+
+    @pytest.mark.anyio
+    async def test_a_connection_that_is_held_for_long_has_one_line(
+        self, place: str, attach: Any, shared: Process, meters: Meters
+    ) -> None:
+        """With its pool, its route and the line that took it, however often metrics are shown."""
+        lines = shared.__dict__["lines"] = Lines()
+        async with self.made(place) as it:
+            attach(pools={"held_after": 1e-9, "server_limits": None})
+            self.call(it, "shop")
+            with request("/v1/items/{item}") as exchange:
+                connection = await self.acquire(it)
+                meters.refresh()
+                meters.refresh()
+            await self.release(it, connection)
+            await self.use(it)
+            meters.refresh()
+
+        told = [
+            {key: fields[key] for key in ("pool", "route", "trace_id")} for fields in lines.kept
+        ]
+        expected = {"pool": "shop", "route": "/v1/items/{item}", "trace_id": exchange.trace_id}
+        assert told == [expected] * self.tells
+        if self.tells and self.cancels:
+            # A thread that only takes it has no line of the app's.
+            assert lines.kept[0]["at"].startswith("tests/probes/test_")
 
     @pytest.mark.anyio
     async def test_probes_may_go_while_a_connection_is_out(
