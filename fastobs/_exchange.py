@@ -59,6 +59,7 @@ class Exchange:
     __slots__ = (
         "_request_id",
         "_route",
+        "_routed",
         "_routes",
         "_span_number",
         "closed",
@@ -114,6 +115,7 @@ class Exchange:
         self._span_number = 0
         self._request_id: str | None = None
         self._routes = routes
+        self._routed = scope
         self._route: str | None = None
 
     @property
@@ -123,7 +125,7 @@ class Exchange:
             # Asked first: another thread may look while the exchange goes on to its end.
             final = self.closed
             try:
-                route = self._routes.template(self.scope)
+                route = self._routes.template(self._routed)
             except Exception as error:
                 contain("routes", error)
                 route = ""
@@ -131,6 +133,12 @@ class Exchange:
                 return route
             self._route = route
         return self._route
+
+    def routed_in(self, scope: Scope) -> None:
+        """The route is found in this copy of the scope; the path stays the one that was requested."""
+        self._routed = scope
+        # It leads back to us.
+        self.leaving.append(lambda: scope.pop("fastobs", None))
 
     @property
     def trace_id(self) -> str:

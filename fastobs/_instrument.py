@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from asyncio import AbstractEventLoop, get_running_loop
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -17,7 +19,7 @@ from ._decisions import undecided
 from ._endpoint import metrics_page
 from ._exchange import Exchange, Finish, Signal
 from ._health import WITHIN, Ask, Check, Health, health_pages
-from ._middleware import Middleware
+from ._middleware import Inmost, Middleware
 from ._process import Process, process
 from ._routes import Routes, declared
 from ._service import identify
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from .watchdog.tail import Tail
 
 __all__ = ["Handle", "instrument"]
+
+logger = logging.getLogger("fastobs")
 
 UNDECIDED = """\
   There is a limiter, but it was never asked for these. slowapi's middleware passes over what
@@ -81,12 +85,26 @@ class Handle:
         self._opened: dict[Exchange, None] = {}
         self._tail = self._capture()
         pages = dict(self._pages())
-        _refuse_collisions(app, pages)
+        for path in _collisions(app, pages):
+            msg = (
+                f"The app already has a route at {path.removesuffix('/*')!r}, where fastobs would "
+                f"answer. {_way_out(pages[path][1])}"
+            )
+            raise ConfigError(msg)
         if settings.traces is not None:
             self._undo.append(_tracing.prepare(app, settings.traces))
         routes = Routes(app)
 
         def wrap(stack: ASGIApp) -> Middleware:
+            # Routes that were added after the call: what the app answered without us, it still does.
+            for path in _collisions(app, pages):
+                logger.warning(
+                    "fastobs: the app has a route of its own at %r, which answers instead of ours. %s",
+                    path.removesuffix("/*"),
+                    _way_out(pages[path][1]),
+                )
+                del pages[path]
+            self._know_routing(stack)
             return Middleware(
                 self._stepped(stack),
                 **self._of_each(stack),
@@ -181,7 +199,7 @@ class Handle:
             from .profiling.viewer import viewer
 
             page = viewer(Folder(profiles), access=self._access(profiles), prefix=profiles.path)
-            yield profiles.path, (page, "profiles.path")
+            yield f"{profiles.path}/*", (page, "profiles.path")
 
     def _tokens(self) -> Iterator[str]:
         """What shows the details of health."""
@@ -328,6 +346,21 @@ class Handle:
         token = profiles.token.get_secret_value() if profiles.token else None
         return Access(token, debug=lambda: self._app.debug)
 
+    def _know_routing(self, stack: ASGIApp) -> None:
+        """Find the scope that routing writes to, whatever the app's own middleware hands on."""
+        layer: Any = stack
+        while layer is not None and not isinstance(layer, ExceptionMiddleware):
+            layer = getattr(layer, "app", None)
+        if layer is None or not self._app.user_middleware:
+            return
+        router = layer.app
+        layer.app = Inmost(router)
+
+        def remove() -> None:
+            layer.app = router
+
+        self._undo.append(remove)
+
     def _insert(self, wrap: Callable[[ASGIApp], Middleware]) -> None:
         app = self._app
         before = app.__dict__.get("build_middleware_stack")
@@ -378,25 +411,20 @@ def _limitable(app: Starlette, excluded: Sequence[str]) -> Iterator[str]:
             yield template
 
 
-def _refuse_collisions(app: Starlette, pages: dict[str, tuple[ASGIApp, str]]) -> None:
+def _collisions(app: Starlette, pages: Iterable[str]) -> list[str]:
+    """Those of our pages where the app has a route."""
     taken = {getattr(route, "path", None) for route in app.routes}
     taken.update(template for _, template in declared(app.routes))
-    for path, (_, setting) in pages.items():
-        if path in taken and not setting:
-            msg = (
-                f"The app already has a route at {path!r}, where fastobs answers to orchestrators. "
-                "Give the app's own route another path."
-            )
-            raise ConfigError(msg)
-        if path in taken:
-            msg = (
-                f"The app already has a route at {path!r}, where fastobs would answer. "
-                f"Set {setting} to another path"
-                + (
-                    ", or to None to keep your own endpoint; it shows our metrics too if it serves "
-                    "prometheus_client's default registry."
-                    if setting == "metrics.path"
-                    else "."
-                )
-            )
-            raise ConfigError(msg)
+    return [path for path in pages if path.removesuffix("/*") in taken]
+
+
+def _way_out(setting: str) -> str:
+    """Of a collision with the page that this setting moves; some have none."""
+    if not setting:
+        return "Give the app's own route another path."
+    if setting == "metrics.path":
+        return (
+            f"Set {setting} to another path, or to None to keep your own endpoint; it shows our metrics "
+            "too if it serves prometheus_client's default registry."
+        )
+    return f"Set {setting} to another path."

@@ -19,7 +19,7 @@ from ._contain import contain, contained
 from ._exchange import CURRENT, Exchange, Finish, Signal, qualified_name
 from ._routes import Routes
 
-__all__ = ["Clock", "Middleware"]
+__all__ = ["Clock", "Inmost", "Middleware"]
 
 Clock = Callable[[], float]
 """Seconds, from any origin, never backwards."""
@@ -41,7 +41,7 @@ class Middleware:
         leave: Takes what `enter` answered, unless that was None.
         announces: Whether each response tells the trace id.
         routes: Knows the template of a request's route.
-        pages: What we answer ourselves, by path; each also answers below its path.
+        pages: What we answer ourselves, by path; with a final ``/*`` also everything below it.
         excluded: Paths that are passed on unseen; with a final ``*``, everything that begins so.
         sockets: Told +1 and -1 as WebSocket connections come and go.
         started: Called whenever the app's start-up is complete; with the first request, if that
@@ -83,7 +83,8 @@ class Middleware:
         self.routes = routes
         self.opened = {} if opened is None else opened
         self.clock = clock
-        self._pages = dict(pages)
+        self._pages = {path.removesuffix("/*"): page for path, page in pages.items()}
+        self._trees = tuple(path[:-1] for path in pages if path.endswith("/*"))
         self._excluded = frozenset(path for path in excluded if not path.endswith("*"))
         self._excluded_prefixes = tuple(path[:-1] for path in excluded if path.endswith("*"))
         # One look decides for nearly every request that nothing below concerns it.
@@ -160,7 +161,10 @@ class Middleware:
     def _elsewhere(self, path: str) -> ASGIApp | None:
         """Who answers a path that is one of our pages, or excluded by its beginning."""
         for own, page in self._pages.items():
-            if path == own or path.startswith(f"{own}/"):
+            # What is below /metrics may be the app's.
+            if path in (own, f"{own}/") or (
+                f"{own}/" in self._trees and path.startswith(f"{own}/")
+            ):
                 return page
         return self.app if path.startswith(self._excluded_prefixes) else None
 
@@ -305,6 +309,9 @@ class Passage(Exchange):
         middleware = self.middleware
         self.duration = middleware.clock() - self.started
         self.closed = True
+        if self.method == "HEAD":
+            # The app may have handed over a body; the server has sent none.
+            self.response_bytes = 0
         status = self.status
         if (status is None or status >= 500 or self.disconnected or self.exception) and (
             not self.error_type
@@ -318,6 +325,23 @@ class Passage(Exchange):
                 finish(self)
             except Exception as error:
                 contain(_name(finish), error)
+
+
+class Inmost:
+    """Around the router: knows the scope that routing writes to.
+
+    It is another one than ours if a middleware of the app has handed on a copy, as ASGI asks of
+    those who change something in it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        passage: Passage | None = scope.get("fastobs")
+        if passage is not None and passage.scope is not scope:
+            passage.routed_in(scope)
+        return self.app(scope, receive, send)
 
 
 _all: weakref.WeakSet[Middleware] = weakref.WeakSet()

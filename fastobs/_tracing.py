@@ -285,10 +285,18 @@ def _exporter(name: str) -> SpanExporter | None:
         return made
     logger.warning(
         "fastobs: the environment asks for the trace exporter %r, which is not installed; "
-        "spans are not exported. Run: pip install 'fastobs[otlp]'",
+        "spans are not exported. %s",
         name,
+        _HINTS.get(name, "Install the package that has it, or change OTEL_TRACES_EXPORTER."),
     )
     return None
+
+
+_HINTS = {
+    "otlp_proto_http": "Run: pip install 'fastobs[otlp]'",
+    "otlp_proto_grpc": "Run: pip install opentelemetry-exporter-otlp-proto-grpc, "
+    "or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf.",
+}
 
 
 def _silence_native(config: dict[str, Any]) -> Undo:

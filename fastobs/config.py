@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -63,8 +64,17 @@ def _split(paths: Any) -> Any:
     return [path.strip() for path in paths.split(",")] if isinstance(paths, str) else paths
 
 
+def _rooted(path: str) -> str:
+    if not path.startswith("/"):
+        msg = f"a request's path begins with '/', so {path!r} would exclude nothing"
+        raise ValueError(msg)
+    return path
+
+
 UrlPath = Annotated[str, BeforeValidator(_absolute)]
-Paths = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Paths = Annotated[
+    tuple[Annotated[str, AfterValidator(_rooted)], ...], NoDecode, BeforeValidator(_split)
+]
 """In the environment: separated by commas."""
 
 
@@ -257,6 +267,8 @@ class Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         env_prefix="FASTOBS_",
+        # What a compose file makes of a variable that nobody has set.
+        env_ignore_empty=True,
         env_nested_delimiter="_",
         env_nested_max_split=1,
         env_parse_none_str="none",
@@ -314,7 +326,10 @@ def load(settings: Settings | None, sections: dict[str, Any]) -> Settings:
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
     except SettingsError as error:
-        msg = f"The environment cannot be read as fastobs settings: {error}: {error.__cause__}"
+        msg = (
+            f"The environment cannot be read as fastobs settings: {error}: {error.__cause__}. "
+            """Tables are JSON: FASTOBS_SLOW_ROUTES='{"/report": 5}'."""
+        )
         raise ConfigError(msg) from error
 
 
@@ -336,6 +351,17 @@ def _sentence(problem: Any) -> str:
     default = _default(section, field)
     given = "***" if field == "token" else repr(problem["input"])
     reason = problem["msg"].removeprefix("Value error, ")
+    if field is None and section in SECTIONS:
+        off = (
+            ""
+            if section == "service"
+            else f" To switch it off, write {section}=None or {variable}=none."
+        )
+        fields = ", ".join(sorted(SECTIONS[section].model_fields))
+        return (
+            f"{setting}={given} cannot be used: {reason}. Write instrument(app, {section}={{...}}) "
+            f"with its fields ({fields or 'none'}), or {variable}_<FIELD>.{off}"
+        )
     return (
         f"{setting}={given} cannot be used: {reason}. "
         f"Set it in instrument(app, {section}={{...}}) or {variable}; the default is {default!r}."

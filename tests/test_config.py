@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastobs.config import SECTIONS, Metrics, Settings, Slow, load
+from fastobs.config import SECTIONS, Metrics, Profiles, Settings, Slow, load
 from fastobs.errors import ConfigError
 
 
@@ -96,6 +96,15 @@ def test_sections_may_be_given_as_class_dict_or_none() -> None:
         ({"metrics": {"path": "metrics"}}, "a path begins with '/' and is not the root"),
         ({"metrics": {"path": "/"}}, "a path begins with '/' and is not the root"),
         ({"slow": 3}, "slow=3 cannot be used: Input should be a valid dictionary"),
+        (
+            {"slow": False},
+            (
+                "Write instrument(app, slow={...}) with its fields (after, per_minute, profile_from, "
+                "routes, trust_request_start), or FASTOBS_SLOW_<FIELD>. "
+                "To switch it off, write slow=None or FASTOBS_SLOW=none."
+            ),
+        ),
+        ({"metrics": {"exclude": ["health"]}}, "'health' would exclude nothing"),
         ({"slow": {"routes": {"/a": 0}}}, "slow.routes./a=0 cannot be used"),
         ({"metrics": {"token": 7}}, "metrics.token=*** cannot be used"),
         ({"traces": {"server_spans": "both"}}, "'fastobs', 'contrib' or 'native'"),
@@ -158,11 +167,20 @@ def test_a_bad_value_in_the_environment_names_the_variable(
 
 
 def test_a_value_that_is_no_json_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sections and tables are read as JSON."""
+    """Sections and tables are read as JSON, of which the message has an example."""
     monkeypatch.setenv("FASTOBS_SLOW_ROUTES", "/report=5")
 
-    with pytest.raises(ConfigError, match="environment cannot be read"):
+    with pytest.raises(ConfigError, match=r"environment cannot be read.*FASTOBS_SLOW_ROUTES='{"):
         load(None, {})
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files and charts hand on what nobody has filled in."""
+    for name in ("FASTOBS_SLOW", "FASTOBS_SLOW_AFTER", "FASTOBS_PROFILES_TOKEN"):
+        monkeypatch.setenv(name, "")
+
+    assert load(None, {}) == Settings()
+    assert load(None, {}).profiles == Profiles(token=None)
 
 
 def test_a_stranger_in_the_environment_is_a_warning(

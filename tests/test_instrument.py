@@ -13,10 +13,11 @@ from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fastobs import ConfigError, Settings, catalogue, instrument, limiter
+from fastobs import ConfigError, Settings, catalogue, current, instrument, limiter
 from fastobs._middleware import Middleware
 from fastobs.cells import Meters
 from tests.driving import call, values
@@ -188,6 +189,68 @@ def test_a_path_that_the_app_has_already_is_refused(how: str) -> None:
         instrument(app)
 
     assert not hasattr(app.state, "fastobs")
+
+
+@pytest.mark.anyio
+async def test_a_path_that_the_app_takes_later_is_the_apps(
+    observed: Observed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It answered before fastobs came, and nobody reads a refusal once requests are on their way."""
+    app = FastAPI()
+    observed(app)
+    app.get("/metrics")(lambda: "theirs")
+
+    answer = await call(app, "/metrics")
+
+    assert answer.body == b'"theirs"'
+    assert "'/metrics', which answers instead of ours. Set metrics.path" in caplog.text
+    assert (await call(app, "/_fastobs/livez")).status == 200
+
+
+@pytest.mark.anyio
+async def test_what_the_app_has_below_our_path_is_the_apps(observed: Observed) -> None:
+    """/metrics/daily is nobody's but the app's."""
+    app = FastAPI()
+    app.get("/metrics/daily")(lambda: "theirs")
+    observed(app)
+
+    assert (await call(app, "/metrics/daily")).body == b'"theirs"'
+    assert (await call(app, "/metrics/")).status == 200
+
+
+class Copying:
+    """Hands on a copy of the scope, as ASGI asks of a middleware that changes something in it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, "path": scope["path"].removeprefix("/v1")}, receive, send)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", [FastAPI, Starlette])
+@pytest.mark.parametrize("when", ["before", "running"])
+async def test_a_middleware_that_copies_the_scope_hides_no_route(
+    kind: type[Starlette], when: str, observed: Observed, meters: Meters
+) -> None:
+    """Routing says in the copy what it has found; the path is the one that was requested."""
+    inner = Starlette(routes=[Route("/in/{j}", PlainTextResponse("in"))])
+    app = kind(routes=[Route("/x/{i}", PlainTextResponse("x")), Mount("/m", inner)])
+    app.add_middleware(Copying)
+    app.add_middleware(Copying)
+    if when == "running":
+        app.middleware_stack = app.build_middleware_stack()
+    paths: list[str] = []
+    handle = observed(app)
+
+    for path in ("/v1/x/1", "/m/in/2", "/nope"):
+        await call(app, path, on_send=lambda _: paths.append(current().path))  # type: ignore[union-attr]
+
+    assert {route for _, route, *_ in seen(meters)} == {"/x/{i}", "/m/in/{j}", ""}
+    assert set(paths) == {"/v1/x/1", "/m/in/2", "/nope"}
+    handle.uninstrument()
+    assert (await call(app, "/v1/x/1")).body == b"x"
 
 
 @pytest.mark.anyio

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fastobs import catalogue, current
 from fastobs._exchange import Exchange, Finish, Signal
-from fastobs._middleware import Middleware, Passage
+from fastobs._middleware import Inmost, Middleware, Passage
 from fastobs._routes import Routes
 from fastobs.cells import Meters
 from tests.driving import Clock, call, scope, values
@@ -141,6 +141,14 @@ async def test_the_duration_includes_the_time_the_server_takes_to_send(told: Tol
     await call(around(answer_ok, told, clock=clock), on_send=slow)
 
     assert told.only.duration == pytest.approx(0.2)
+
+
+@pytest.mark.anyio
+async def test_an_answer_to_head_has_no_bytes(told: Told) -> None:
+    """Most apps hand over the body that a GET would get; servers send none of it."""
+    await call(around(answer_ok, told), method="HEAD")
+
+    assert told.only.response_bytes == 0
 
 
 @pytest.mark.anyio
@@ -453,22 +461,26 @@ async def test_excluded_paths_are_passed_on_unseen(path: str, seen: bool, told: 
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/metrics/more"])
-async def test_our_pages_answer_at_and_below_their_path(path: str, told: Told) -> None:
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "/tree", "/tree/", "/tree/leaf"])
+async def test_our_pages_answer_at_their_path_and_below_it_where_they_say_so(
+    path: str, told: Told
+) -> None:
     """Without a redirect, and unmeasured."""
     page = PlainTextResponse("ours")
+    app = around(answer_ok, told, pages={"/metrics": page, "/tree/*": page})
 
-    answer = await call(around(answer_ok, told, pages={"/metrics": page}), path)
+    answer = await call(app, path)
 
     assert (answer.body, told.closed) == (b"ours", [])
 
 
 @pytest.mark.anyio
-async def test_a_path_that_only_begins_like_ours_is_the_apps(told: Told) -> None:
-    """/metricsfoo is not /metrics."""
-    answer = await call(
-        around(answer_ok, told, pages={"/metrics": PlainTextResponse("ours")}), "/metricsfoo"
-    )
+@pytest.mark.parametrize("path", ["/metricsfoo", "/metrics/daily", "/treefoo"])
+async def test_a_path_that_only_begins_like_ours_is_the_apps(path: str, told: Told) -> None:
+    """The app may well have pages about metrics of its own."""
+    page = PlainTextResponse("ours")
+
+    answer = await call(around(answer_ok, told, pages={"/metrics": page, "/tree/*": page}), path)
 
     assert (answer.body, len(told.closed)) == (b"ok", 1)
 
@@ -508,10 +520,15 @@ async def test_what_cannot_be_given_back_is_contained(
     assert values(meters, catalogue.SELF_ERRORS) == {("request",): 1.0}
 
 
+async def answer_a_copy(scope: Scope, receive: Receive, send: Send) -> None:
+    await Inmost(answer_ok)({**scope}, receive, send)
+
+
 @pytest.mark.anyio
-async def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
+@pytest.mark.parametrize("inner", [answer_ok, answer_a_copy])
+async def test_a_request_leaves_nothing_for_the_garbage_collector(inner: ASGIApp) -> None:
     """A cycle per request would cost more than everything else that we do."""
-    app = around(answer_ok, lambda exchange: None)
+    app = around(inner, lambda exchange: None)
     gc.disable()
     try:
         await call(app)

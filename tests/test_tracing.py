@@ -165,6 +165,8 @@ def test_an_exporter_that_is_not_installed_is_a_warning(
         assert _tracing._exporters() == []
 
     assert "'otlp_proto_grpc', which is not installed" in caplog.text
+    # The extra would bring the other protocol.
+    assert "pip install opentelemetry-exporter-otlp-proto-grpc, or set" in caplog.text
 
 
 def test_a_provider_that_exists_is_never_replaced(

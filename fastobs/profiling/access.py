@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -96,7 +95,8 @@ def _offered(headers: Headers) -> list[str]:
     elif scheme.lower() == "basic":
         try:
             pair = base64.b64decode(credentials.strip(), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:
+            # Not ASCII, not base64, or not UTF-8.
             return offered
         offered.append(pair.partition(":")[2])
     return offered

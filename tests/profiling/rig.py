@@ -84,7 +84,7 @@ class Rig:
             signals=(*others, signal),
             routes=Routes(app),
             pages={
-                "/_fastobs": viewer(
+                "/_fastobs/*": viewer(
                     self.store, access=access, prefix="/_fastobs", patience=patience
                 )
             },

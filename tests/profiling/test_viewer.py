@@ -81,6 +81,7 @@ def test_the_token_opens(rig: Rig, profile: str, headers: dict[str, str]):
         {"Authorization": TOKEN},
         {"Authorization": "Basic"},
         {"Authorization": "Basic %%%"},
+        {"Authorization": "Basic ÿ"},
         {"Authorization": "Basic " + base64.b64encode(b"\xff:\xff").decode()},
         {"Authorization": "Basic " + base64.b64encode(TOKEN.encode()).decode()},
         basic("wrong"),
@@ -305,7 +306,8 @@ def test_a_profile_that_is_being_written_is_waited_for(tmp_path: Path):
     rig = Rig(app, tmp_path, store=store, patience=30.0)
 
     def write() -> None:
-        asked.wait()
+        # Not for ever: a viewer that never asks is a failure, not a hanging run.
+        asked.wait(timeout=30)
         store.put(meta(9), empty())
 
     writer = threading.Thread(target=write)
