@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,6 +136,8 @@ def test_an_exemplar_that_is_half_written_is_not_shown() -> None:
 
     assert Exemplar.read(cells) is None
     assert Exemplar.read([0.0] * len(cells)) is None
+    assert Exemplar.read([inf] * len(cells)) is None
+    assert Exemplar.read([]) is None
 
 
 def test_what_is_wrong_with_one_metric_does_not_hide_the_others(contained_errors: None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from fastobs import catalogue
 from fastobs.cells import Meters, slots
 from fastobs.cells.keys import Damaged, Keys
 from fastobs.cells.shared import SharedStore
-from fastobs.cells.slots import CHUNK, HEAD, count
+from fastobs.cells.slots import HEAD, count
 from fastobs.cells.store import NUMBERS, Key
 from tests.driving import text_of
 
@@ -242,12 +243,19 @@ def test_an_exemplar_that_was_being_written_is_shown_by_the_next_scrape(
     assert list(view.exemplar(row, 3)) == []
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns that are soon too short."""
+    monkeypatch.setattr(slots, "CHUNK", 256)
+
+
+@pytest.mark.usefixtures("small")
 def test_a_column_grows_when_there_are_many_rows(worker: Callable[[], Worker]) -> None:
     """What was handed out before stays where it is."""
     one, two = worker(), worker()
     first = one.meters.counter(catalogue.HTTP_SLOW, "/first")
-    for number in range(CHUNK // 17 // 2):
-        one.meters.histogram(catalogue.HTTP_DURATION, "GET", f"/{number % 900}", str(number), "")
+    for number in range(100):
+        one.meters.histogram(catalogue.HTTP_DURATION, "GET", f"/{number}", "200", "")
     first.add(2)
     one.slow("/last")
 
@@ -526,6 +534,7 @@ def test_a_common_column_without_room_is_left_out_and_said(
     assert first.shows()[SLOW_A] == 3
 
 
+@pytest.mark.usefixtures("small")
 def test_a_column_that_cannot_grow_is_shown_as_far_as_it_goes(
     worker: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -533,8 +542,8 @@ def test_a_column_that_cannot_grow_is_shown_as_far_as_it_goes(
     one, two = worker(), worker()
     one.slow("/a", 1)
     two.slow("/a", 2)
-    for number in range(CHUNK // 17):
-        two.meters.histogram(catalogue.HTTP_DURATION, "GET", f"/{number % 900}", str(number), "")
+    for number in range(100):
+        two.meters.histogram(catalogue.HTTP_DURATION, "GET", f"/{number}", "200", "")
 
     def full(file: int, offset: int, length: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -542,6 +551,9 @@ def test_a_column_that_cannot_grow_is_shown_as_far_as_it_goes(
     monkeypatch.setattr(os, "posix_fallocate", full)
 
     assert one.shows()[SLOW_A] == 3
+    row = one.meters.histogram(catalogue.HTTP_DURATION, "GET", "/99", "200", "")
+    assert not row.shared
+    assert "No space left on device" in one.left_out[-1]
 
 
 def test_a_worker_without_traces_has_one_file(worker: Callable[[], Worker], tmp_path: Path) -> None:
@@ -553,6 +565,24 @@ def test_a_worker_without_traces_has_one_file(worker: Callable[[], Worker], tmp_
     row.remember(0.02, 1, 1)
 
     assert {path.name for path in tmp_path.iterdir()} == {"keys", "0.cells", "0.exemplars"}
+
+
+def test_a_slot_that_is_gone_has_no_owner(tmp_path: Path) -> None:
+    """Somebody may tidy up the folder of a server that is running."""
+    assert not slots.is_live(tmp_path, 3)
+
+
+def test_a_slot_that_is_looked_at_all_the_time_is_not_claimed(
+    worker: Callable[[], Worker], tmp_path: Path
+) -> None:
+    """Its last owner is dead; the next slot is as good."""
+    one = worker()
+    one.store.slot.sheet(NUMBERS).reach(2)[1] = 0.0
+    one.dies()
+    with (tmp_path / "0.cells").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+        assert worker().store.slot.number == 1
 
 
 def test_a_slot_says_who_has_it(worker: Callable[[], Worker], tmp_path: Path) -> None:
