@@ -18,8 +18,9 @@ from alerts.kit import Alert
 from alerts.thresholds import THRESHOLDS
 from dashboards.__main__ import rendered
 from dashboards.boards import boards
+from dashboards.http import PARTS
 from dashboards.kit import Chart
-from fastobs.catalogue import CATALOGUE, HTTP_DURATION
+from fastobs.catalogue import CATALOGUE, HTTP_DURATION, PART
 from tests.alerts.test_rules import EVERYTHING
 
 from .reading import grouped, known, metric_of, ranges, selectors
@@ -303,6 +304,15 @@ def test_query_names_what_somebody_writes(panel, target):
 
 
 @each_query
+def test_query_reads_counters_as_rates(panel, target):
+    """What a counter is worth now depends on when the process was started."""
+    for found in re.finditer(r"[a-z]\w*", target["expr"]):
+        metric = CATALOGUE.get(metric_of(found[0]) or "")
+        if metric is not None and metric.kind != "gauge":
+            assert target["expr"][: found.start()].endswith(("rate(", "increase(")), found[0]
+
+
+@each_query
 def test_legend_names_labels_of_the_result(panel, target):
     """What is in {{braces}} is kept by the aggregation."""
     wanted = set(re.findall(r"{{(\w+)}}", target["legendFormat"])) - {"le"}
@@ -341,6 +351,35 @@ def test_overview_goes_from_what_users_feel_to_its_causes():
     rows = [panel["title"] for panel in board["panels"] if panel["type"] == "row"]
 
     assert rows == ["Targets", "Rate, errors, duration", "By route", "Saturation", "Health"]
+
+
+def test_every_panel_of_the_overview_leads_on():
+    """It is where one begins; the next board is one click away, for the same service and time."""
+    for panel in panels(BOARDS["fastobs-overview.json"]):
+        inside = [
+            value["url"]
+            for override in panel["fieldConfig"]["overrides"]
+            for each in override["properties"]
+            if each["id"] == "links"
+            for value in each["value"]
+        ]
+        urls = [link["url"] for link in panel["links"]] + inside
+        assert urls, panel["title"]
+        assert all("${__url_time_range}" in url for url in urls), panel["title"]
+
+
+@chart
+def test_a_line_of_a_route_opens_the_routes_board(board, panel):
+    """Whoever sees which route it is has found where to look next."""
+    by_route = any("{{http_route}}" in target["legendFormat"] for target in panel["targets"])
+
+    assert by_route == ("var-route=${__field.labels.http_route" in json.dumps(panel))
+
+
+def test_each_part_of_a_request_has_a_colour():
+    """The same one on every board, and no two the same."""
+    assert set(PARTS) == {f"^{part}$" for part in PART}
+    assert len(set(PARTS.values())) == len(PARTS)
 
 
 def test_route_board_shows_where_the_time_goes():
