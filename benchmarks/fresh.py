@@ -44,7 +44,9 @@ def main(task: str, subject: str, options: str) -> None:
     from .memory import grow
     from .scrape import time_scrapes
     from .sharing import time_sharing
+    from .slow import time_requests
     from .timing import time_variants
+    from .truth import tell_of_blocks, tell_of_parts, tell_of_profiles
 
     tasks = {
         job.__name__: job
@@ -52,7 +54,11 @@ def main(task: str, subject: str, options: str) -> None:
             count_calls,
             grow,
             run_twice,
+            tell_of_blocks,
+            tell_of_parts,
+            tell_of_profiles,
             time_events,
+            time_requests,
             time_scrapes,
             time_sharing,
             time_variants,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from asyncio import AbstractEventLoop, Task, get_running_loop
 from collections.abc import Coroutine, Generator, Iterator
-from contextlib import suppress
 from contextvars import Context
 from threading import get_ident
 from time import perf_counter
@@ -93,11 +92,6 @@ class Steps(Parts):
         self._marked: Worker | None = None
         self._cpu: float | None = None
 
-    @property
-    def counts(self) -> bool:
-        """Whether a step that begins now is to be counted: not within another, nor after the end."""
-        return self._step is None and not self._settled
-
     def enter(self, part: str, now: float) -> None:
         """The part begins."""
         with self._lock:
@@ -110,24 +104,51 @@ class Steps(Parts):
             super().leave(part, now)
             self._mark()
 
-    def begins(self, step: Worker, now: float) -> None:
-        """A step of the request begins."""
+    def begins(self, step: Worker) -> None:
+        """A step of the request begins, on the thread of the worker."""
+        # Of the two clocks the one that is read first and last never tells of less.
+        cpu = time.thread_time()
+        now = perf_counter()
         with self._lock:
-            super().enter(step, now)
-            self._step = step
-            self._mark()
+            if self._settled:
+                return
+            if self._open or self._holding is not None:
+                self._turn(now)
+            self._since = max(self._since, now)
+            self._open.append(step)
+            self._step = self._marked = step
+            self._cpu = cpu
 
-    def ends(self, now: float) -> None:
+    def ends(self) -> None:
         """It ends, and with it whatever the watchdog says that it holds."""
+        now = perf_counter()
         with self._lock:
             step, self._step = self._step, None
-            if step is None:
+            if step is None or self._settled:
                 return
-            super().leave(step, now)
-            held = self._holding
-            if held is not None and held.part == BLOCKING and not self._settled:
-                self._release(held, now)
-            self._mark()
+            if self._holding is not None or self._marked is not step or len(self._open) > 1:
+                self._end(step, now)
+                return
+            # Nearly always nothing else happened meanwhile, and this is all of the above in few calls.
+            seconds = now - self._since
+            computed = time.thread_time() - (self._cpu or 0.0)
+            if computed < seconds:
+                self[BLOCKING] = self.get(BLOCKING, 0.0) + seconds - computed
+                seconds = computed
+            self[CPU] = self.get(CPU, 0.0) + seconds
+            self._since = now
+            self._marked = None
+            self._open.clear()
+
+    def _end(self, step: Worker, now: float) -> None:
+        # In this order: the step is still the one that its section knows.
+        self._step = step
+        super().leave(step, now)
+        self._step = None
+        held = self._holding
+        if held is not None and held.part == BLOCKING:
+            self._release(held, now)
+        self._mark()
 
     def hold(self, held: Held, started: float) -> None:
         """The loop is held, since a while."""
@@ -201,10 +222,10 @@ class Driven:
 
     __slots__ = ("_parts", "_step", "coroutine")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], parts: Steps) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], parts: Steps, step: Worker) -> None:
         self.coroutine = coroutine
         self._parts = parts
-        self._step = Worker("step", BLOCKING)
+        self._step = step
 
     def __await__(self) -> Generator[Any, Any, Any]:
         # What a step needs of one is here.
@@ -214,43 +235,46 @@ class Driven:
         return self
 
     def __next__(self) -> Any:
-        return self.send(None)
+        """One step; not counted within another one, nor when the request is over."""
+        parts = self._parts
+        if parts._step is not None or parts._settled:
+            return self.coroutine.send(None)
+        try:
+            parts.begins(self._step)
+        except Exception as error:
+            contain(COMPONENT, error)
+        try:
+            return self.coroutine.send(None)
+        finally:
+            try:
+                parts.ends()
+            except Exception as error:
+                contain(COMPONENT, error)
 
     def send(self, value: Any) -> Any:
-        """One step."""
-        if not self._parts.counts:
-            return self.coroutine.send(value)
-        self._begins()
-        try:
-            return self.coroutine.send(value)
-        finally:
-            self._ends()
+        """One step, with a value: asyncio sends none, and so its time is not counted."""
+        return self.coroutine.send(value)
 
     def throw(self, *raised: Any) -> Any:
         """One step, which begins with an exception."""
-        if not self._parts.counts:
+        parts = self._parts
+        if parts._step is not None or parts._settled:
             return self.coroutine.throw(*raised)
-        self._begins()
+        try:
+            parts.begins(self._step)
+        except Exception as error:
+            contain(COMPONENT, error)
         try:
             return self.coroutine.throw(*raised)
         finally:
-            self._ends()
+            try:
+                parts.ends()
+            except Exception as error:
+                contain(COMPONENT, error)
 
     def close(self) -> None:
         """No further step."""
         self.coroutine.close()
-
-    def _begins(self) -> None:
-        try:
-            self._parts.begins(self._step, perf_counter())
-        except Exception as error:
-            contain(COMPONENT, error)
-
-    def _ends(self) -> None:
-        try:
-            self._parts.ends(perf_counter())
-        except Exception as error:
-            contain(COMPONENT, error)
 
 
 class Stepped:
@@ -272,10 +296,7 @@ class Stepped:
             return
         exchange.parts = parts = Steps()
         exchange.noted = True
-        # Under trio there is no such loop.
-        with suppress(RuntimeError):
-            self._look_after(get_running_loop())
-        await Driven(self.app(scope, receive, send), parts)  # type: ignore[arg-type]
+        await Driven(self.app(scope, receive, send), parts, self._worker())  # type: ignore[arg-type]
 
     def undo(self) -> None:
         """Drive no tasks any more."""
@@ -285,26 +306,39 @@ class Stepped:
                 loop.set_task_factory(factory.before)
         self._loops.clear()
 
-    def _look_after(self, loop: AbstractEventLoop) -> None:
-        if not isinstance(loop.get_task_factory(), Tasks):
-            loop.set_task_factory(Tasks(loop.get_task_factory()))
+    def _worker(self) -> Worker:
+        """Of this loop, whose tasks are driven from here on."""
+        try:
+            loop = get_running_loop()
+        except RuntimeError:
+            # Under trio there is no such loop.
+            return Worker("step", BLOCKING)
+        tasks = loop.get_task_factory()
+        if not isinstance(tasks, Tasks):
+            tasks = Tasks(tasks)
+            loop.set_task_factory(tasks)
             self._loops.add(loop)
+        return tasks.worker
 
 
 class Tasks:
     """A task factory that drives the tasks of requests; the app's own is asked for the task.
 
+    Made on the thread of its loop.
+
     Attributes:
         before: The factory that the loop had.
+        worker: The loop's thread.
     """
 
     def __init__(self, before: Any) -> None:
         self.before = before
+        self.worker = Worker("step", BLOCKING)
 
     def __call__(self, loop: AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
         """A task."""
         try:
-            coroutine = _driven(coroutine, options.get("context"))
+            coroutine = _driven(coroutine, options.get("context"), self.worker)
         except Exception as error:
             contain(COMPONENT, error)
         if self.before is not None:
@@ -312,11 +346,11 @@ class Tasks:
         return Task(coroutine, loop=loop, **options)
 
 
-def _driven(coroutine: Any, context: Context | None) -> Any:
+def _driven(coroutine: Any, context: Context | None, worker: Worker) -> Any:
     exchange = CURRENT.get() if context is None else context.get(CURRENT)
     if exchange is None or exchange.closed or not isinstance(exchange.parts, Steps):
         return coroutine
-    wrapper = awaits(Driven(coroutine, exchange.parts))
+    wrapper = awaits(Driven(coroutine, exchange.parts, worker))
     for name in ("__name__", "__qualname__"):
         # So that the task is described as what it is.
         setattr(wrapper, name, getattr(coroutine, name, name))
