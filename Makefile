@@ -43,6 +43,7 @@ bench: $(READY) ## Measure what fastobs costs
 	@$(BIN)/python -m benchmarks.events
 	@$(BIN)/python -m benchmarks.boards
 	@$(BIN)/python -m benchmarks.idle
+	@$(BIN)/python -m benchmarks.slow
 
 soak: $(READY) ## Kill, recycle and reload workers under load for half an hour, and count
 	@$(BIN)/python -m tests.soak $(ARGS)

@@ -377,7 +377,7 @@ def tell_of_blocks(kind: str, *, loop: str) -> dict[str, Any]:
 
     async def main() -> list[dict[str, Any]]:
         lines: list[dict[str, Any]] = []
-        process().lines.put = lambda line: lines.append(line[1])  # type: ignore[method-assign]
+        process().lines.put = lambda line: lines.append(line[1])  # type: ignore[method-assign, assignment]
         instrument(app, traces=None, workers=None, slow=None)
         await call(app, "/")
         await asyncio.sleep(0.3)

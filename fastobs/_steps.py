@@ -25,6 +25,10 @@ __all__ = ["Driven", "Stepped", "Steps", "Tasks", "awaits"]
 
 COMPONENT = "steps"
 
+SHORT = 0.0001
+"""Seconds; who holds a thread no longer than that is taken to compute. To ask takes a call of the kernel,
+which is most of what a step costs."""
+
 WAITS = frozenset(
     {"db", "pool_wait", "cache", "http", "thread_wait", "loop_wait", THREAD, BLOCKING}
 )
@@ -131,8 +135,7 @@ class Steps(Parts):
                 return
             # Nearly always nothing else happened meanwhile, and this is all of the above in few calls.
             seconds = now - self._since
-            computed = time.thread_time() - (self._cpu or 0.0)
-            if computed < seconds:
+            if seconds > SHORT and (computed := time.thread_time() - (self._cpu or 0.0)) < seconds:
                 self[BLOCKING] = self.get(BLOCKING, 0.0) + seconds - computed
                 seconds = computed
             self[CPU] = self.get(CPU, 0.0) + seconds
@@ -188,6 +191,9 @@ class Steps(Parts):
 
     def _computed(self, part: Worker, seconds: float) -> float:
         before = self._cpu if part is self._marked else None
+        if before is not None and seconds <= SHORT:
+            self._cpu = before + seconds
+            return seconds
         now = part.cpu()
         self._marked, self._cpu = part, now
         if before is None or now is None:
@@ -199,6 +205,8 @@ class Steps(Parts):
         return max(now - before, 0.0)
 
     def _section(self) -> str | None:
+        if len(self._open) == 1:
+            return None
         return next((part for part in reversed(self._open[:-1]) if part not in WAITS), None)
 
     def _drop(self, part: str) -> None:

@@ -498,6 +498,20 @@ def test_a_step_that_held_the_loop_ends_what_the_watchdog_tells(exchange: Exchan
     assert sum(parts.values()) <= whole
 
 
+def test_a_moment_is_taken_to_be_computed(exchange: Exchange) -> None:
+    """Nobody can block for so short a time that it matters, and the kernel need not be asked."""
+    parts = exchange.parts
+    assert isinstance(parts, Steps)
+    worker = Worker("step", BLOCKING)
+    for _ in range(100):
+        parts.begins(worker)
+        parts._since = perf_counter() - _steps.SHORT / 2
+        parts._cpu = 1e9
+        parts.ends()
+
+    assert parts["cpu"] > 0
+
+
 def test_what_no_step_of_ours_holds_is_told_by_the_watchdog(exchange: Exchange) -> None:
     """As without steps: a task that some other factory made."""
     hold(exchange, held(BLOCKING, Grip(began=11.0, end=14.0, computed=2.0)))

@@ -35,6 +35,7 @@ def breakdown(meters: Meters) -> Finish:
     def finish(exchange: Exchange) -> None:
         if not isinstance(exchange.parts, Parts):
             return
+        route = exchange.route
         for part, seconds in account(exchange).items():
             if part not in known:
                 if len(known) < most:
@@ -42,11 +43,9 @@ def breakdown(meters: Meters) -> Finish:
                 else:
                     part = OTHER  # noqa: PLW2901
                     meters.counter(catalogue.SELF_OVERFLOW, catalogue.HTTP_PART.name).add()
-            row = rows.get((exchange.route, part))
+            row = rows.get((route, part))
             if row is None:
-                row = rows[exchange.route, part] = meters.counter(
-                    catalogue.HTTP_PART, exchange.route, part
-                )
+                row = rows[route, part] = meters.counter(catalogue.HTTP_PART, route, part)
             row.add(seconds)
 
     return finish
