@@ -10,9 +10,10 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import tempfile
 from array import array
 from collections.abc import Iterator, MutableSequence, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -214,8 +215,11 @@ class Overflow:
         """See `Slot`: of all workers without one."""
         if name == EXEMPLARS:
             return None
-        with self._locked() as common:
-            return Column(self.worker, live=False, cells=common.read(cells))
+        found: Sequence[float] = [0.0] * cells
+        # Whoever has just tried to tell it has said that there is no room.
+        with suppress(OSError), self._locked() as common:
+            found = common.read(cells)
+        return Column(self.worker, live=False, cells=found)
 
     def tell(self, but: set[int]) -> None:
         """Add to the common column what this worker has counted since the last time.
@@ -341,7 +345,25 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        _make(path)
+        return os.open(path, flags)
+
+
+def _make(path: Path) -> None:
+    """Put a sound file there, whole from the beginning: siblings may look at any moment."""
+    file, new = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.")
+    try:
+        Mapped(file)
+        # A sibling may have been faster.
+        with suppress(FileExistsError):
+            path.hardlink_to(new)
+    finally:
+        os.close(file)
+        Path(new).unlink()
 
 
 def _column(path: Path, worker: str, cells: int) -> Column | Path | None:
@@ -350,8 +372,9 @@ def _column(path: Path, worker: str, cells: int) -> Column | Path | None:
     except FileNotFoundError:
         return None
     try:
-        found = _cells(file, cells)
+        # First: then gauges are of somebody who lived, or of nobody.
         live = _is_locked(file)
+        found = _cells(file, cells)
     finally:
         os.close(file)
     if not found or found[0] != MAGIC:

@@ -243,6 +243,50 @@ def test_an_exemplar_that_was_being_written_is_shown_by_the_next_scrape(
     assert list(view.exemplar(row, 3)) == []
 
 
+def test_no_sibling_sees_a_column_that_is_only_half_made(
+    worker: Callable[[], Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take it for damaged."""
+    one = worker()
+    allocate = os.posix_fallocate
+
+    def allocated(file: int, offset: int, length: int) -> None:
+        assert one.shows()
+        allocate(file, offset, length)
+        assert one.shows()
+
+    monkeypatch.setattr(os, "posix_fallocate", allocated)
+    two = worker()
+    two.meters.histogram(catalogue.HTTP_DURATION, "GET", "/", "200", "").remember(0.02, 1, 1)
+
+    assert one.left_out == []
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "keys",
+        "0.cells",
+        "1.cells",
+        "1.exemplars",
+    }
+
+
+def test_of_two_workers_that_make_a_column_at_the_same_time_one_takes_the_next(
+    worker: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is there once."""
+    allocate = os.posix_fallocate
+    others: list[Worker] = []
+
+    def allocated(file: int, offset: int, length: int) -> None:
+        allocate(file, offset, length)
+        if not others:
+            monkeypatch.undo()
+            others.append(worker())
+
+    monkeypatch.setattr(os, "posix_fallocate", allocated)
+
+    assert worker().store.slot.number == 1
+    assert others[0].store.slot.number == 0
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Columns that are soon too short."""
@@ -526,7 +570,7 @@ def test_a_common_column_without_room_is_left_out_and_said(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    above.store.tell()
+    assert above.shows()[SLOW_A] == 0
     assert above.left_out == ["[Errno 28] No space left on device"]
     monkeypatch.undo()
     above.store.tell()
