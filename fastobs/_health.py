@@ -20,7 +20,7 @@ from . import catalogue
 from .cells import Reading
 from .errors import ConfigError
 
-__all__ = ["Check", "Health", "health_pages"]
+__all__ = ["WITHIN", "Check", "Health", "health_pages"]
 
 FRESH = 1.0
 """Seconds for which an answer is good: however many ask, what they ask about is asked once."""

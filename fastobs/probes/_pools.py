@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextvars import ContextVar
+from functools import partial
 from time import perf_counter
 from typing import Any
 from weakref import ref
@@ -14,6 +15,7 @@ from weakref import ref
 from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs._exchange import CURRENT, Exchange
+from fastobs._health import Check
 from fastobs._parts import enter, leave
 from fastobs.cells import Meters, Reading
 from fastobs.cells.meters import Counter, Histogram
@@ -22,6 +24,7 @@ from fastobs.config import Settings
 from . import Kit, Probe
 from ._held import FRAMES, ages, tell_held
 from ._hooks import Hooks
+from ._server import Asker, Question, Server
 from ._sites import Site, call_site
 
 __all__ = [
@@ -45,6 +48,7 @@ class Account:
         described: Driver, host and database; never with credentials.
         blocks: Whether it has people wait for a connection, and does not refuse at once.
         waiting: Who waits for a connection now.
+        server: What is known of the server behind it.
     """
 
     wait: Histogram | None = None
@@ -61,6 +65,7 @@ class Account:
         self.described = described
         self.blocks = True
         self.waiting: set[Lease] = set()
+        self.server = Server()
         # Connections are opened before the pool is in the variable that names it.
         self._opened: deque[float] = deque(maxlen=1000)
         self._meters = meters
@@ -179,10 +184,13 @@ class Pools(Probe, ABC):
         self._out: dict[int, Lease] = {}
         self._alive: dict[int, ref[Any]] = {}
         self._lock = threading.RLock()
+        self._asker: Asker | None = None
 
     def attach(self, settings: Settings) -> None:
         assert settings.pools is not None
         self.held_after = settings.pools.held_after
+        every = settings.pools.server_limits
+        self._asker = None if every is None else Asker(every)
 
     def detach(self) -> None:
         self._hooks.undo()
@@ -203,6 +211,7 @@ class Pools(Probe, ABC):
         out = list(self._out.values())
         if self.held_after is not None:
             tell_held(self.kit.tell, out, after=self.held_after)
+        self._ask_servers()
         for account in list(self._accounts.values()):
             pool = account.pool()
             mine = [lease for lease in out if lease.account is account]
@@ -211,6 +220,16 @@ class Pools(Probe, ABC):
                     self._name(account)
                 yield from self._readings(account, pool, mine)
                 yield from ages(account.name, mine)
+                if (most := account.server.most) is not None:
+                    yield Reading(catalogue.DB_SERVER_MAX, (account.name,), most)
+
+    def checks(self) -> Iterator[Check]:
+        for account in list(self._accounts.values()):
+            pool = account.pool()
+            if pool is not None and self._shown(pool, []):
+                if not account.name:
+                    self._name(account)
+                yield Check(account.name, self._ask(pool), busy=partial(self._saturated, pool))
 
     def status(self) -> Iterator[tuple[str, str]]:
         for account in list(self._accounts.values()):
@@ -232,6 +251,27 @@ class Pools(Probe, ABC):
     @abstractmethod
     def _readings(self, account: Account, pool: Any, out: list[Lease]) -> Iterator[Reading]:
         """Its sizes now."""
+
+    @abstractmethod
+    def _ask(self, pool: Any) -> Callable[[], object]:
+        """Asks whether its server answers, on one of its connections; sync or async as the pool is."""
+
+    @abstractmethod
+    def _saturated(self, pool: Any) -> bool:
+        """Whether a connection could only be had by waiting among the requests."""
+
+    def _limit(self, pool: Any) -> Question | None:  # noqa: ARG002
+        """Asks its server for the most connections; None if it is not to be asked."""
+        return None
+
+    def _ask_servers(self) -> None:
+        if self._asker is not None:
+            accounts = [(account, account.pool()) for account in list(self._accounts.values())]
+            self._asker.ask(
+                (account.server, self._limit(pool))
+                for account, pool in accounts
+                if pool is not None
+            )
 
     def _leaked(self, lease: Lease) -> None:
         """A connection is gone that was not given back; called wherever the collector runs."""
@@ -350,6 +390,7 @@ class Pools(Probe, ABC):
         """The connection is out. May raise."""
         key = id(connection)
         lease.since = now
+        lease.account.server.reached = True
         if key not in self._alive:
             self._alive[key] = ref(connection, lambda _: self._gone(key))
         self._out[key] = lease

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Any
 
-from sqlalchemy import Engine
-
-__all__ = ["Asker", "Server"]
+__all__ = ["Asker", "Question", "Server"]
 
 logger = logging.getLogger("fastobs")
 
-QUESTIONS = {
-    "postgresql": "SHOW max_connections",
-    "mysql": "SELECT @@max_connections",
-    "mariadb": "SELECT @@max_connections",
-}
-"""By dialect; other servers have no such limit, or another way to ask."""
+Question = Callable[[], int | None]
+"""Asks a server how many connections it takes, on a connection of its own; None if it does not say."""
 
 
 class Server:
@@ -54,17 +46,17 @@ class Asker:
         self._clock = clock
         self._thread: threading.Thread | None = None
 
-    def ask(self, servers: Iterable[tuple[Server, Engine]]) -> None:
+    def ask(self, servers: Iterable[tuple[Server, Question | None]]) -> None:
         """Begin to ask those whose time has come; does not wait for the answers."""
         # One thread at a time: where a server does not answer, threads must not pile up.
         if self._thread is not None and self._thread.is_alive():
             return
         now = self._clock()
         due = [
-            (server, engine)
-            for server, engine in servers
+            (server, question)
+            for server, question in servers
             if server.reached
-            and engine.dialect.name in QUESTIONS
+            and question is not None
             and (server.asked is None or now - server.asked >= self._every)
         ]
         if not due:
@@ -82,45 +74,13 @@ class Asker:
             self._thread.join(timeout)
 
 
-def _ask(due: list[tuple[Server, Engine]]) -> None:
-    for server, engine in due:
+def _ask(due: list[tuple[Server, Question]]) -> None:
+    for server, question in due:
         try:
-            most = _most(engine)
+            most = question()
         except Exception as error:
             # The class only: a driver's message may hold what it was told to connect with.
             kind = type(error).__qualname__
-            logger.debug("fastobs: %s could not be asked for its limit: %s", engine.name, kind)
+            logger.debug("fastobs: a server could not be asked for its limit: %s", kind)
         else:
             server.most = server.most if most is None else most
-
-
-def _most(engine: Engine) -> int | None:
-    # The pool's way to open a connection, with the app's arguments and listeners for it, has no
-    # public name. Without it, the limit is not known.
-    opens: Any = getattr(engine.pool, "_invoke_creator", None)
-    if opens is None:
-        return None
-    question = QUESTIONS[engine.dialect.name]
-    if not engine.dialect.is_async:
-        return _answer(opens, question)
-    # A loop of our own, so what opens the connection must not belong to the app's: not for a creator
-    # that the app wrote.
-    creator = getattr(engine.pool, "_creator", None)
-    if getattr(creator, "__module__", "") != "sqlalchemy.engine.create":
-        return None
-    from sqlalchemy.util import greenlet_spawn
-
-    return asyncio.run(greenlet_spawn(_answer, opens, question))
-
-
-def _answer(opens: Callable[[Any], Any], question: str) -> int:
-    connection = opens(None)
-    try:
-        cursor = connection.cursor()
-        try:
-            cursor.execute(question)
-            return int(cursor.fetchone()[0])
-        finally:
-            cursor.close()
-    finally:
-        connection.close()

@@ -7,13 +7,14 @@ not idle, so it cannot drift.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import ref
 
-from asyncpg.connection import Connection  # type: ignore[import-untyped]
+from asyncpg.connection import Connection, connect  # type: ignore[import-untyped]
 from asyncpg.pool import (  # type: ignore[import-untyped]
     Pool,
     PoolConnectionHolder,
@@ -27,6 +28,7 @@ from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._pools import ACQUIRING, Account, Lease, Pools
+from ._server import Question
 from ._statements import Statements, argument
 
 __all__ = ["AsyncPG", "probe"]
@@ -139,6 +141,25 @@ class AsyncPG(Pools):
         if catalogue.POOL_WAIT in self._known:
             yield Reading(catalogue.POOL_PENDING, (name,), len(account.waiting))
 
+    def _ask(self, pool: Any) -> Callable[[], object]:
+        async def ask() -> None:
+            # No public name tells whether somebody has opened it.
+            if getattr(pool, "_initialized", True):
+                await pool.fetchval("SELECT 1")
+
+        return ask
+
+    def _saturated(self, pool: Any) -> bool:
+        return bool(pool.get_size() >= pool.get_max_size() and not pool.get_idle_size())
+
+    def _limit(self, pool: Any) -> Question | None:
+        # No public names. What the app itself has written to connect belongs to its loop.
+        options = getattr(pool, "_connect_kwargs", None)
+        own = getattr(pool, "_connect", connect) is not connect
+        if options is None or own or callable(options.get("password")):
+            return None
+        return lambda: asyncio.run(_most(getattr(pool, "_connect_args", ()), options))
+
     # What follows runs within the app's calls: it must not raise.
 
     def _around_taking(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -224,6 +245,14 @@ class AsyncPGStatements(Statements):
             self.wrap(Connection, name, lambda *_: "COPY", awaited=True)
         for name in ("fetch", "fetchval", "fetchrow", "fetchmany", "executemany"):
             self.wrap(PreparedStatement, name, lambda told, *_: told.get_query(), awaited=True)
+
+
+async def _most(args: Any, options: Any) -> int:
+    connection = await connect(*args, **options)
+    try:
+        return int(await connection.fetchval("SHOW max_connections"))
+    finally:
+        await connection.close()
 
 
 def _described(pool: Any) -> str:

@@ -56,7 +56,7 @@ class PsycopgStatements(Statements):
     """Statements of psycopg."""
 
     # A pool asks its connections whether they live.
-    others = ("sqlalchemy.", "psycopg_pool.")
+    others = (*Statements.others, "psycopg_pool.")
 
     def _timed(self, subject: Any) -> bool:
         # In a pipeline, a call returns before the server has heard of it.

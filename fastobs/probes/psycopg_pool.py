@@ -9,20 +9,24 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from fastobs import catalogue
 from fastobs._contain import contain
+from fastobs._health import WITHIN
 from fastobs.cells import Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._pools import ACQUIRING, Account, Lease, Pools
+from ._server import Question
 
 __all__ = ["PsycopgPool", "probe"]
 
@@ -112,6 +116,22 @@ class PsycopgPool(Pools):
         # It is counted when metrics are shown.
         self._leaks.append(lease)
 
+    def _ask(self, pool: Pool) -> Callable[[], object]:
+        if isinstance(pool, ConnectionPool):
+            return partial(_ask, pool)
+        return partial(_ask_awaited, pool)
+
+    def _saturated(self, pool: Pool) -> bool:
+        stats = pool.get_stats()
+        return 0 < pool.max_size <= stats["pool_size"] and not stats["pool_available"]
+
+    def _limit(self, pool: Pool) -> Question | None:
+        # Both may be functions, which are the pool's to call.
+        conninfo, options = pool.conninfo, pool.kwargs or {}
+        if not isinstance(conninfo, str) or not isinstance(options, dict):
+            return None
+        return partial(_most, conninfo, options)
+
     # What follows runs within the app's calls: it must not raise.
 
     def _around_putconn(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,6 +207,22 @@ class PsycopgPool(Pools):
                 self._fresh[connection] = (began, now)
         except Exception as error:
             contain(COMPONENT, error)
+
+
+def _ask(pool: ConnectionPool[Any]) -> None:
+    with pool.connection(WITHIN) as connection:
+        connection.execute("SELECT 1")
+
+
+async def _ask_awaited(pool: AsyncConnectionPool[Any]) -> None:
+    async with pool.connection(WITHIN) as connection:
+        await connection.execute("SELECT 1")
+
+
+def _most(conninfo: str, options: dict[str, Any]) -> int | None:
+    with psycopg.connect(conninfo, **{**options, "autocommit": True}) as connection:
+        row = connection.execute("SHOW max_connections").fetchone()
+    return None if row is None else int(row[0])
 
 
 def _described(pool: Pool) -> str:

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from time import perf_counter
 from typing import Any
 from weakref import WeakSet, ref
@@ -28,6 +28,7 @@ from pymongo.synchronous.pool import Pool
 from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs._exchange import CURRENT, Exchange
+from fastobs._health import Check
 from fastobs._parts import enter, leave
 from fastobs.cells import Meters, Reading
 from fastobs.config import Settings
@@ -347,6 +348,13 @@ class PyMongo(Probe):
                 self.name(listener)
             yield from _readings(listener, pending=self._sees_cancelled)
 
+    def checks(self) -> Iterator[Check]:
+        for listener in self._listeners():
+            if not listener.name:
+                self.name(listener)
+            ask = _question(listener.client())
+            yield Check(listener.name, ask, busy=partial(_saturated, listener))
+
     def status(self) -> Iterator[tuple[str, str]]:
         for listener in self._listeners():
             client = listener.client()
@@ -439,6 +447,23 @@ class PyMongo(Probe):
                 acquire.listener.end(acquire)
         except Exception as error:
             contain(COMPONENT, error)
+
+
+def _question(client: Any) -> Callable[[], object]:
+    """Asks whether its server answers."""
+    if isinstance(client, MongoClient):
+        return partial(client.admin.command, "ping")
+
+    async def ask() -> None:
+        await client.admin.command("ping")
+
+    return ask
+
+
+def _saturated(listener: Listener) -> bool:
+    """Whether a connection could only be had by waiting among the requests."""
+    most = _most(listener.client())
+    return most is not None and len(listener.out) >= most * max(1, len(listener.pools))
 
 
 def _readings(listener: Listener, *, pending: bool) -> Iterator[Reading]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from time import perf_counter
 from typing import Any
 from weakref import ref
@@ -192,6 +193,21 @@ class RedisProbe(Pools):
             yield Reading(catalogue.POOL_COUNT, (name, "idle"), idle)
         if pool.max_connections < UNLIMITED:
             yield Reading(catalogue.POOL_MAX, (name,), pool.max_connections)
+
+    def _ask(self, pool: Any) -> Callable[[], object]:
+        kind: Any = Redis if isinstance(pool, ConnectionPool) else aio.Redis
+        client = kind(connection_pool=pool)
+        if kind is Redis:
+            return partial(client.ping)
+
+        async def ask() -> None:
+            await client.ping()
+
+        return ask
+
+    def _saturated(self, pool: Any) -> bool:
+        out = sum(lease.account.pool() is pool for lease in list(self._out.values()))
+        return bool(out >= pool.max_connections)
 
     # What follows runs within the app's calls: it must not raise.
 

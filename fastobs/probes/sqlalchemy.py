@@ -32,6 +32,7 @@ from fastobs.cells.meters import Histogram
 from fastobs.config import Settings
 
 from . import Kit, Probe
+from ._engines import question
 from ._held import FRAMES, ages, tell_held
 from ._hooks import Hooks
 from ._repeats import sent
@@ -268,7 +269,7 @@ class SQLAlchemy(Probe):
         if self._asker is not None:
             accounts = list(self._accounts.values())
             engines = [(account.server, account.engine()) for account in accounts]
-            self._asker.ask((server, engine) for server, engine in engines if engine is not None)
+            self._asker.ask((server, question(engine)) for server, engine in engines if engine)
 
     # What follows runs within the app's calls: it must not raise.
 

@@ -13,9 +13,11 @@ import inspect
 import os
 import sys
 from abc import ABC, abstractmethod
+from asyncio import to_thread
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
+from inspect import iscoroutinefunction
 from itertools import count
 from types import CodeType
 from typing import Any
@@ -422,6 +424,8 @@ class PoolContract(Named):
     """Whether who waits can be cancelled, as tasks can and threads cannot."""
     tells = True
     """Whether a connection that is held for long has a line in the log."""
+    limited = True
+    """Whether its server can be asked how many connections it takes."""
 
     @abstractmethod
     async def acquire(self, it: Any, *, within: float | None = None) -> Any:
@@ -482,7 +486,8 @@ class PoolContract(Named):
                 await self.release(it, connection)
 
             exchanges = await take_turns(ask, turns=turns, clock=clock, read=read, pool="shop")
-            waited = [exchange.parts.get("pool_wait", 0.0) for exchange in exchanges]
+            # Older releases of some do not serve who came first.
+            waited = sorted(exchange.parts.get("pool_wait", 0.0) for exchange in exchanges)
 
             assert waited == pytest.approx([0, STEP, 2 * STEP])
             assert _total(meters, catalogue.POOL_WAIT) == pytest.approx(sum(waited))
@@ -560,6 +565,42 @@ class PoolContract(Named):
             assert inside == {("shop", "/v1/items/{item}"): 7}
             assert outside == {("shop", ""): 2}
             assert read(catalogue.POOL_OLDEST) == {}
+
+    @pytest.mark.anyio
+    async def test_it_is_asked_whether_it_answers(self, place: str, attach: Any) -> None:
+        """On a connection of its own, which is given back; not while requests have them all."""
+        async with self.made(place) as it:
+            probes = attach()
+            self.call(it, "shop")
+            await self.use(it)
+            (check,) = [check for check in probes.checks() if check.name == "shop"]
+            free = check.busy()
+            answer = check.ask() if iscoroutinefunction(check.ask) else to_thread(check.ask)
+            assert await answer is not False
+            connection = await self.acquire(it)
+            busy = check.busy()
+            await self.release(it, connection)
+            await self.use(it)
+
+            assert (free, busy) == (False, True)
+
+    @pytest.mark.anyio
+    async def test_the_server_is_asked_how_many_connections_it_takes(
+        self, place: str, attach: Any, read: Read
+    ) -> None:
+        """On a thread and a connection of its own, once the app has reached it; where it says so."""
+        async with self.made(place) as it:
+            probe = self._probe(attach())
+            self.call(it, "shop")
+            before = read(catalogue.DB_SERVER_MAX)
+            await self.use(it)
+            read(catalogue.DB_SERVER_MAX)
+            if self.limited:
+                await to_thread(probe._asker.join, 30)
+
+            assert before == {}
+            assert set(read(catalogue.DB_SERVER_MAX)) == {("shop",)} & {("shop",) * self.limited}
+            assert read(catalogue.POOL_CREATE) == {("shop",): 1}
 
     @pytest.mark.anyio
     async def test_a_connection_that_is_held_for_long_has_one_line(

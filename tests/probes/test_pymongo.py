@@ -248,7 +248,7 @@ class TestContract(PoolContract):
 
     row = ("pymongo", ".pymongo")
     gives_up = errors.WaitQueueTimeoutError
-    tells = False
+    tells = limited = False
 
     @pytest.fixture
     def place(self, server: mongo.Server) -> str:

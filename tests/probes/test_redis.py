@@ -611,7 +611,7 @@ class TestContract(PoolContract):
     row = ("redis", ".redis")
     inner = ("_account", "_end", "_hand_out", "_take_back")
     gives_up = redis.ConnectionError
-    tells = False
+    tells = limited = False
     cancels = False
 
     @pytest.fixture

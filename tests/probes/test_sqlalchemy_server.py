@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from fastobs import catalogue
 from fastobs.config import load
+from fastobs.probes._engines import question
 from fastobs.probes._server import Asker, Server
 from fastobs.probes.sqlalchemy import SQLAlchemy
 from tests.driving import Clock
@@ -142,7 +143,7 @@ def test_a_server_is_asked_again_when_its_time_has_come(url, most):
     seen = []
     for later in (0.0, 299.0, 1.0):
         clock.now += later
-        asker.ask([(known, engine)])
+        asker.ask([(known, question(engine))])
         asker.join(30.0)
         seen.append(known.most)
         known.most = None
@@ -155,7 +156,7 @@ def test_a_server_that_does_not_answer_keeps_its_limit(url, caplog):
     asker = Asker(300.0)
     known, engine = server(asker, url.set(port=1, password="secret"), most=100)
     with caplog.at_level(logging.DEBUG, logger="fastobs"):
-        asker.ask([(known, engine)])
+        asker.ask([(known, question(engine))])
         asker.join(30.0)
 
     assert known.most == 100
@@ -174,8 +175,8 @@ def test_where_one_hangs_threads_do_not_pile_up(url, most):
         go_on.wait(30.0)
 
     event.listen(engine, "do_connect", wait)
-    asker.ask([(known, engine)])
-    asker.ask([(known, engine)])
+    asker.ask([(known, question(engine))])
+    asker.ask([(known, question(engine))])
     go_on.set()
     asker.join(30.0)
 
@@ -187,7 +188,7 @@ def test_a_pool_that_hides_how_it_connects_is_not_asked(url, monkeypatch):
     asker = Asker(1.0)
     known, engine = server(asker, url)
     monkeypatch.delattr(engine.pool, "_invoke_creator")
-    asker.ask([(known, engine)])
+    asker.ask([(known, question(engine))])
     asker.join(30.0)
 
     assert known.most is None
