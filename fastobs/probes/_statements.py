@@ -40,7 +40,7 @@ class Statements:
     who was imported or connected first, and is right for a connection that changes hands.
     """
 
-    others: tuple[str, ...] = ("sqlalchemy.", "fastobs.")
+    others: tuple[str, ...] = ("sqlalchemy.", "fastobs.probes._questions")
     """How modules are called whose statements are not the app's."""
     housekeeping: Collection[str] = ()
     """Modules of the driver that send statements nobody asked for."""

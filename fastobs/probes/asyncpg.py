@@ -23,11 +23,13 @@ from asyncpg.prepared_stmt import PreparedStatement  # type: ignore[import-untyp
 
 from fastobs import catalogue
 from fastobs._contain import contain
+from fastobs._health import WITHIN
 from fastobs.cells import Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._pools import ACQUIRING, Account, Lease, Pools
+from ._questions import ask_awaited, most_awaited
 from ._server import Question
 from ._statements import Statements, argument
 
@@ -145,7 +147,7 @@ class AsyncPG(Pools):
         async def ask() -> None:
             # No public name tells whether somebody has opened it.
             if getattr(pool, "_initialized", True):
-                await pool.fetchval("SELECT 1")
+                await ask_awaited(pool.acquire, timeout=WITHIN)
 
         return ask
 
@@ -158,7 +160,12 @@ class AsyncPG(Pools):
         own = getattr(pool, "_connect", connect) is not connect
         if options is None or own or callable(options.get("password")):
             return None
-        return lambda: asyncio.run(_most(getattr(pool, "_connect_args", ()), options))
+        args = getattr(pool, "_connect_args", ())
+
+        async def asked() -> int:
+            return await most_awaited(connect, *args, **options)
+
+        return lambda: asyncio.run(asked())
 
     # What follows runs within the app's calls: it must not raise.
 
@@ -245,14 +252,6 @@ class AsyncPGStatements(Statements):
             self.wrap(Connection, name, lambda *_: "COPY", awaited=True)
         for name in ("fetch", "fetchval", "fetchrow", "fetchmany", "executemany"):
             self.wrap(PreparedStatement, name, lambda told, *_: told.get_query(), awaited=True)
-
-
-async def _most(args: Any, options: Any) -> int:
-    connection = await connect(*args, **options)
-    try:
-        return int(await connection.fetchval("SHOW max_connections"))
-    finally:
-        await connection.close()
 
 
 def _described(pool: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -26,6 +25,7 @@ from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._pools import ACQUIRING, Account, Lease, Pools
+from ._questions import ask, ask_awaited, most
 from ._server import Question
 
 __all__ = ["PsycopgPool", "probe"]
@@ -118,8 +118,12 @@ class PsycopgPool(Pools):
 
     def _ask(self, pool: Pool) -> Callable[[], object]:
         if isinstance(pool, ConnectionPool):
-            return partial(_ask, pool)
-        return partial(_ask_awaited, pool)
+            return lambda: ask(pool.connection, WITHIN)
+
+        async def asked() -> None:
+            await ask_awaited(pool.connection, WITHIN)
+
+        return asked
 
     def _saturated(self, pool: Pool) -> bool:
         stats = pool.get_stats()
@@ -130,7 +134,7 @@ class PsycopgPool(Pools):
         conninfo, options = pool.conninfo, pool.kwargs or {}
         if not isinstance(conninfo, str) or not isinstance(options, dict):
             return None
-        return partial(_most, conninfo, options)
+        return lambda: most(psycopg.connect, conninfo, **{**options, "autocommit": True})
 
     # What follows runs within the app's calls: it must not raise.
 
@@ -207,22 +211,6 @@ class PsycopgPool(Pools):
                 self._fresh[connection] = (began, now)
         except Exception as error:
             contain(COMPONENT, error)
-
-
-def _ask(pool: ConnectionPool[Any]) -> None:
-    with pool.connection(WITHIN) as connection:
-        connection.execute("SELECT 1")
-
-
-async def _ask_awaited(pool: AsyncConnectionPool[Any]) -> None:
-    async with pool.connection(WITHIN) as connection:
-        await connection.execute("SELECT 1")
-
-
-def _most(conninfo: str, options: dict[str, Any]) -> int | None:
-    with psycopg.connect(conninfo, **{**options, "autocommit": True}) as connection:
-        row = connection.execute("SHOW max_connections").fetchone()
-    return None if row is None else int(row[0])
 
 
 def _described(pool: Pool) -> str:
