@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -69,7 +68,7 @@ def diff(
 ) -> None:
     """Compare two scrapes: latency, errors and requests of each route, before and after."""
     first, second = _read(before, token), _read(after, token)
-    console = Console()
+    console = render.console()
     if _same_process(first, second):
         if fallen(first, second):
             msg = (

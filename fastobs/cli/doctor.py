@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from inspect import isfunction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +38,8 @@ def doctor(
         typer.Argument(
             metavar="[IMPORT_PATH|URL]",
             show_default=False,
-            help="An app like main:app, which is imported, or the address of a running service. "
+            help="An app like main:app or main:create_app(), which is imported, or the address of a "
+            "running service. "
             "Without: this environment only.",
         ),
     ] = None,
@@ -79,7 +81,12 @@ def _app(target: str) -> Iterator[Finding]:
         yield Finding(
             "problem",
             f"{target} is a {type(app).__name__} that nobody has instrumented when it is imported. "
-            "Call fastobs.instrument(app) beside it; a call in its lifespan is not seen from here.",
+            + (
+                f"If it makes the app, write '{target}()'."
+                if isfunction(app)
+                else "Call fastobs.instrument(app) beside it; a call in its lifespan is not seen from "
+                "here."
+            ),
         )
         yield from checks.strangers(os.environ)
         return
@@ -130,12 +137,18 @@ def _imported(target: str) -> object:
             "Run this in the folder and with the environment of the service."
         )
         raise Failed(msg) from error
-    for part in name.split("."):
+    # A factory, as gunicorn writes it.
+    made = name.endswith("()")
+    for part in name.removesuffix("()").split("."):
         if not hasattr(found, part):
             msg = f"{module} has no {name!r}. Give the name of the application object."
             raise Failed(msg)
         found = getattr(found, part)
-    return found
+    try:
+        return found() if made else found
+    except Exception as error:
+        msg = f"{target} failed: {type(error).__name__}: {error}."
+        raise Failed(msg) from error
 
 
 def _show_versions() -> None:

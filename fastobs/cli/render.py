@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -12,6 +13,16 @@ from rich.text import Text
 from .rows import Blocks, Cache, Finding, Level, Limit, Pool, Route
 
 NOTHING = "-"
+UNBOUNDED = 1000
+"""Columns; more than any table of ours has."""
+
+
+def console() -> Console:
+    """Standard output; a pipe gets whole lines, since nobody can make it wider."""
+    out = Console()
+    if not out.is_terminal and not os.environ.get("COLUMNS"):
+        out.width = UNBOUNDED
+    return out
 
 
 def seconds(value: float) -> str:

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -51,7 +51,7 @@ def top(
         found = web.scrape(where, token=token)
         return Look(samples=found, at=monotonic())
 
-    console = Console()
+    console = render.console()
     before = look()
     if once:
         time.sleep(interval)

@@ -55,7 +55,12 @@ class Accepts(Probe):
 
 def _listening() -> Iterator[tuple[int, int]]:
     """Descriptor and inode of each socket that connections can come to."""
-    for name in os.listdir(DESCRIPTORS):  # noqa: PTH208 - thousands of names, each second
+    try:
+        names = os.listdir(DESCRIPTORS)  # noqa: PTH208 - thousands of names, each second
+    except OSError:
+        # Some sandboxes have no /proc.
+        return
+    for name in names:
         descriptor = int(name)
         try:
             found = os.fstat(descriptor)

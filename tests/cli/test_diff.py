@@ -47,6 +47,17 @@ def test_a_route_is_compared_with_itself(tmp_path):
     )
 
 
+def test_a_pipe_gets_each_route_in_one_line(tmp_path):
+    """Whoever reads it cannot make it wider; the usual eighty columns would fold every route."""
+    route = "/a" * 60
+    one = save(tmp_path / "a", requests(route, {"0.1": 10, "+Inf": 10}), started=1)
+    two = save(tmp_path / "b", requests(route, {"0.1": 20, "+Inf": 20}), started=2)
+
+    done = fastobs("diff", one, two, COLUMNS="")
+
+    assert "10 → 20" in line(done.stdout, f"{route} ")
+
+
 def test_too_few_requests_say_nothing(tmp_path):
     """Three requests have a P99, and it means nothing; two hundred have a P95, but no P99."""
     few, some = {"0.1": 3, "+Inf": 3}, {"0.1": 200, "+Inf": 200}

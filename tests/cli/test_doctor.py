@@ -53,6 +53,24 @@ def test_an_app_that_is_not_instrumented_is_a_problem(tmp_path):
     assert "problem  main:app is a FastAPI that nobody has instrumented" in done.stdout
 
 
+def test_an_app_that_a_factory_makes_is_told_as_well(tmp_path):
+    """Written as gunicorn has it; without the brackets the line says so."""
+    (tmp_path / "main.py").write_text(
+        "from fastapi import FastAPI\n"
+        "from fastobs import instrument\n"
+        "def make():\n    app = FastAPI()\n    instrument(app)\n    return app\n"
+        "def fail():\n    return 1 // 0\n"
+    )
+
+    assert "ok       main:make() is instrumented" in (
+        process("doctor", "main:make()", folder=tmp_path).stdout
+    )
+    assert "write 'main:make()'" in process("doctor", "main:make", folder=tmp_path).stdout
+    assert complaint(process("doctor", "main:fail()", folder=tmp_path)).startswith(
+        "main:fail() failed: ZeroDivisionError"
+    )
+
+
 @pytest.mark.parametrize(
     ("target", "expected"),
     [

@@ -135,3 +135,10 @@ class TestContract(Contract):
     async def use(self, it: Any) -> Any:
         with socket.create_connection(it.getsockname()):
             return it.accept()[0].close()
+
+
+def test_without_proc_nothing_is_shown(monkeypatch: pytest.MonkeyPatch, accepts: Accepts) -> None:
+    """A sandbox without it is no error of ours each second."""
+    monkeypatch.setattr("fastobs.probes.accepts.DESCRIPTORS", "/nowhere/fd")
+
+    assert waiting(accepts) is None
