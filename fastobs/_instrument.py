@@ -253,11 +253,11 @@ class Handle:
         signals: list[Signal] = []
         told: dict[str, Any] = {"signals": signals}
         if settings.metrics is not None:
-            from .signals.metrics import http
+            from .signals.metrics import http, late_exceptions
 
             begin, finish = http(meters)
             signals.append(begin)
-            told["finishers"] = [finish]
+            told |= {"finishers": [finish], "late": late_exceptions(meters)}
         if settings.traces is not None:
             from .signals.traces import leave
 

@@ -47,6 +47,8 @@ class Middleware:
         started: Called whenever the app's start-up is complete; with the first request, if that
             comes before.
         opened: Where exchanges are while the app is at work on them, the oldest first.
+        late: Told of an exception that came after the last byte: of a background task, or of a stream
+            whose end a middleware of the app has sent all the same.
         clock: Seconds.
     """
 
@@ -68,6 +70,7 @@ class Middleware:
         sockets: Callable[[int], None],
         started: Callable[[], None],
         opened: dict[Exchange, None] | None = None,
+        late: Callable[[Exchange, Exception], None] = lambda exchange, error: None,  # noqa: ARG005
         clock: Clock = perf_counter,
     ) -> None:
         self.app = app
@@ -82,6 +85,7 @@ class Middleware:
         self.announces = announces
         self.routes = routes
         self.opened = {} if opened is None else opened
+        self.late = late
         self.clock = clock
         self._pages = {path.removesuffix("/*"): page for path, page in pages.items()}
         self._trees = tuple(path[:-1] for path in pages if path.endswith("/*"))
@@ -265,6 +269,10 @@ class Passage(Exchange):
 
     def failed(self, error: BaseException) -> None:
         if self.closed:
+            # Of one that was answered with a 5xx, the response told already.
+            if self.exception is None and not self.disconnected and isinstance(error, Exception):
+                with contained("request"):
+                    self.middleware.late(self, error)
             return
         if isinstance(error, asyncio.CancelledError):
             self.disconnected = True

@@ -138,7 +138,7 @@ HTTP_SLOW = Metric(
 HTTP_EXCEPTIONS = Metric(
     "fastobs_exceptions_total",
     "counter",
-    "Exceptions that ended a request with a 5xx, or cut its response short.",
+    "Exceptions that ended a request with a 5xx, cut its response short, or came after it.",
     (ROUTE, ERROR),
 )
 HTTP_WEBSOCKETS = Metric(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastobs import catalogue
-from fastobs._exchange import METHODS, Exchange, Finish, Signal
+from fastobs._exchange import METHODS, Exchange, Finish, Signal, qualified_name
 from fastobs.cells.meters import Histogram, Meters
 
-__all__ = ["http"]
+__all__ = ["http", "late_exceptions"]
 
 
 def http(meters: Meters) -> tuple[Signal, Finish]:
@@ -71,3 +73,13 @@ def _count_failure(meters: Meters, exchange: Exchange) -> None:
         meters.counter(catalogue.HTTP_DISCONNECTS, exchange.route).add()
     elif exchange.exception is not None:
         meters.counter(catalogue.HTTP_EXCEPTIONS, exchange.route, exchange.error_type).add()
+
+
+def late_exceptions(meters: Meters) -> Callable[[Exchange, Exception], None]:
+    """What is told of exceptions after the last byte: they change no response, and are counted."""
+
+    def count(exchange: Exchange, error: Exception) -> None:
+        name = qualified_name(type(error))
+        meters.counter(catalogue.HTTP_EXCEPTIONS, exchange.route, name).add()
+
+    return count

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, HTTPException, Response
-from fastapi.responses import JSONResponse
+from fastapi import BackgroundTasks, FastAPI, HTTPException, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from fastobs import catalogue
 from fastobs.cells import Meters
@@ -137,6 +138,43 @@ async def test_a_client_that_leaves_is_counted_apart(observed: Observed, meters:
     assert set(values(meters, catalogue.HTTP_DURATION)) == {
         ("GET", "/", "200", "client_disconnect")
     }
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("middleware", [False, True], ids=["", "behind BaseHTTPMiddleware"])
+async def test_exceptions_after_the_last_byte_are_counted(
+    middleware: bool, observed: Observed, meters: Meters
+) -> None:
+    """Of background tasks, and of streams whose end was sent all the same; each once, also a 500."""
+    app = FastAPI()
+
+    def fail() -> None:
+        raise LookupError
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise ValueError
+
+    @app.get("/task")
+    async def task(tasks: BackgroundTasks) -> None:
+        tasks.add_task(fail)
+
+    app.get("/stream")(lambda: StreamingResponse(broken()))
+    app.get("/500")(fail)
+    if middleware:
+        app.add_middleware(BaseHTTPMiddleware, dispatch=lambda request, go_on: go_on(request))
+    observed(app)
+
+    raised = [(await call(app, path)).raised for path in ("/task", "/stream", "/500")]
+
+    assert [type(each) for each in raised] == [LookupError, ValueError, LookupError]
+    assert values(meters, catalogue.HTTP_EXCEPTIONS) == {
+        ("/task", "LookupError"): 1.0,
+        ("/stream", "ValueError"): 1.0,
+        ("/500", "LookupError"): 1.0,
+    }
+    # The response was a good one, and stays so.
+    assert ("GET", "/task", "200", "") in values(meters, catalogue.HTTP_DURATION)
 
 
 @pytest.mark.anyio
