@@ -6,6 +6,7 @@ import logging
 from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from .errors import ConfigError
 
 if TYPE_CHECKING:
     from .profiling.access import Access
+    from .profiling.store import Folder
     from .watchdog.tail import Tail
 
 __all__ = ["Handle", "instrument"]
@@ -195,11 +197,19 @@ class Handle:
         for path, page in health_pages(self._health, "/_fastobs", tokens=self._tokens()):
             yield path, (page, "")
         if (profiles := self.settings.profiles) is not None:
-            from .profiling.store import Folder
             from .profiling.viewer import viewer
 
-            page = viewer(Folder(profiles), access=self._access(profiles), prefix=profiles.path)
+            page = viewer(self._folder, access=self._access(profiles), prefix=profiles.path)
             yield f"{profiles.path}/*", (page, "profiles.path")
+
+    @cached_property
+    def _folder(self) -> Folder:
+        """Made once: who keeps profiles and who shows them must mean the same."""
+        from .profiling.store import Folder
+
+        profiles = self.settings.profiles
+        assert profiles is not None
+        return Folder(profiles, service=identify(self.settings.service, self._app).name)
 
     def _tokens(self) -> Iterator[str]:
         """What shows the details of health."""
@@ -234,7 +244,6 @@ class Handle:
         if slow is None or slow.profile_from is None or profiles is None:
             return None
         from .probes.threads import Errand
-        from .profiling.store import Folder
         from .watchdog.tail import Tail
 
         return Tail(
@@ -242,7 +251,7 @@ class Handle:
             profiles,
             self._process.meters,
             opened=self._opened,
-            store=Folder(profiles),
+            store=self._folder,
             errand=Errand.__call__.__code__,
             service=lambda: identify(self.settings.service, self._app).name,
         )
@@ -293,7 +302,6 @@ class Handle:
 
             yield from revalidations(meters)
         if settings.profiles is not None:
-            from .profiling.store import Folder
             from .signals.profiles import HEADER, profiles
 
             access = self._access(settings.profiles)
@@ -302,7 +310,7 @@ class Handle:
                 settings.profiles,
                 meters,
                 access=access,
-                store=Folder(settings.profiles),
+                store=self._folder,
                 service=identify(settings.service, self._app).name,
             )
             if self._times(everybody=False):

@@ -156,7 +156,8 @@ class Profiles(Section):
     token: SecretStr | None = None
     """What the header must carry; without it no request is profiled (but see ``debug`` in docs)."""
     directory: Path | None = None
-    """Where profiles are kept; None is a private folder under the system's temporary one."""
+    """Where profiles are kept; None is a private folder of this user and service under the system's
+    temporary one."""
     path: UrlPath = "/_fastobs"
     """Prefix of the viewer."""
     max_count: PositiveInt = 200

@@ -121,11 +121,17 @@ class Folder:
     Args:
         settings: Which folder, and its bounds.
         now: Seconds since the epoch, as the file system counts them.
+        service: Whose profiles they are: where nobody chose a folder, each service of a user has its
+            own, so that none shows another's, or makes them go.
     """
 
-    def __init__(self, settings: Profiles, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, settings: Profiles, now: Callable[[], float] = time.time, *, service: str = ""
+    ) -> None:
         self._settings = settings
         self._now = now
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", service)[:64]
+        self._name = f"profiles-{plain}" if plain else "profiles"
 
     def put(self, meta: Meta, stacks: bytes) -> None:
         """Keep one; what exceeds the bounds goes before it, the oldest first.
@@ -200,7 +206,7 @@ class Folder:
             # its owner could exchange the inner one.
             outer = Path(tempfile.gettempdir(), f"fastobs-{os.geteuid()}")
             os.close(_private(outer, create=create, follow=False))
-            descriptor = _private(outer / "profiles", create=create, follow=False)
+            descriptor = _private(outer / self._name, create=create, follow=False)
         else:
             descriptor = _private(chosen, create=create, follow=True)
         try:

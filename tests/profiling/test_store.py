@@ -142,6 +142,17 @@ def test_the_default_is_a_private_folder_below_the_temporary_one(tmp_path: Path,
     assert (mode(outer), mode(outer / "profiles")) == (0o700, 0o700)
 
 
+def test_each_service_of_a_user_has_a_default_folder_of_its_own(tmp_path: Path, monkeypatch):
+    """The token of one opens nothing of another, and a busy one makes no other's profiles go."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    shop = Folder(Profiles(), service="../My Shop")
+    shop.put(meta(), b"stacks")
+
+    assert Folder(Profiles(), service="Other").list() == []
+    assert Folder(Profiles(), service="../My Shop").list() == [meta()]
+    assert mode(tmp_path / f"fastobs-{os.geteuid()}" / "profiles-..-My-Shop") == 0o700
+
+
 @pytest.mark.parametrize("which", ["outer", "inner"])
 def test_the_default_folder_is_not_somewhere_else(tmp_path: Path, monkeypatch, which: str):
     """A symbolic link that lies where it should be is not followed."""
