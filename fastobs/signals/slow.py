@@ -25,6 +25,12 @@ __all__ = ["Line", "lines", "slow_requests"]
 TOLD = 3
 """Blocks of the event loop that a line names; `parts` has the time of all."""
 
+FOR_PEOPLE = (
+    *("event", "level", "timestamp", "duration", "route", "status", "error_type"),
+    *("parts", "findings", "function", "file", "line", "delayed", "profile_id"),
+)
+"""The fields of our lines that a terminal shows first."""
+
 Line = tuple[str, dict[str, Any]]
 """Level and fields of one event."""
 
@@ -143,19 +149,27 @@ def _logger(stream: TextIO | None) -> Any:
     if structlog.is_configured():
         return structlog.get_logger("fastobs")
     out = stream or sys.stderr
-    render = (
-        structlog.dev.ConsoleRenderer(sort_keys=False)
+    chain: list[Any] = (
+        [_for_people, structlog.dev.ConsoleRenderer(sort_keys=False)]
         if out.isatty()
-        else structlog.processors.JSONRenderer()
+        else [_event_first, structlog.processors.JSONRenderer()]
     )
     # Given here, processors and class are out of reach of structlog.configure().
     return structlog.wrap_logger(
         structlog.WriteLogger(out),
-        processors=[_event_first, render],
+        processors=chain,
         wrapper_class=structlog.BoundLogger,
         context_class=dict,
         cache_logger_on_first_use=True,
     )
+
+
+def _for_people(_: Any, __: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
+    # A terminal folds the line: what says where to look comes before what identifies the request,
+    # and what is empty is left out.
+    first = {name: fields.pop(name) for name in FOR_PEOPLE if name in fields}
+    told = {**first, **fields}
+    return {name: said for name, said in told.items() if said not in ("", None, 0)}
 
 
 def _event_first(_: Any, __: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -134,16 +135,37 @@ def test_without_a_terminal_each_line_is_one_json_object_with_the_event_first(
 
 @pytest.mark.usefixtures("unconfigured")
 def test_on_a_terminal_it_is_for_people(meters: Meters) -> None:
-    """With colours and alignment."""
+    """What says where to look comes first, in colours; what is empty is not there."""
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    text = written(meters, Terminal())
+    terminal = Terminal()
+    outbox = lines(meters, stream=terminal)
+    parts = {"db": 1.9, "unaccounted": 0.1}
+    outbox.put(
+        (
+            "warning",
+            {
+                "event": "slow_request",
+                "level": "warning",
+                "method": "GET",
+                "route": "/x",
+                "error_type": "",
+                "trace_sampled": False,
+                "trace_id": "ab12",
+                "parts": parts,
+                "suppressed": 0,
+            },
+        )
+    )
+    assert outbox.flush(within=5)
 
-    assert "slow_request" in text
-    assert not text.startswith("{")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert plain.split() == (
+        f"[warning  ] slow_request route=/x parts={parts} method=GET trace_id=ab12".split()
+    )
 
 
 @pytest.mark.usefixtures("unconfigured")
