@@ -14,7 +14,7 @@ from tests import parts
 pytestmark = pytest.mark.integration
 
 MOST = 4_000_000
-"""Samples, for all queries of the overview: 2.4 million took 0.15 s (benchmarks/boards.md), of 0.5 s that they may
+"""Samples, for all queries of the overview: 2.7 million took 0.2 s (benchmarks/boards.md), of 0.5 s that they may
 take. Seconds would depend on what else the machine does."""
 
 
