@@ -36,6 +36,7 @@ from fastobs.config import Settings
 from . import Kit, Probe
 from ._held import ages
 from ._hooks import Hooks
+from ._operations import Operations
 
 __all__ = ["Listener", "PyMongo", "probe"]
 
@@ -44,8 +45,6 @@ COMPONENT = "probes.pymongo"
 CLIENTS = (MongoClient, AsyncMongoClient)
 
 COMMAND = re.compile(r"[A-Za-z][A-Za-z0-9]{0,31}")
-COMMANDS = 200
-"""Different commands that become a label each; an app may make up more."""
 
 DEAF = (
     "pymongo takes listeners only when a client is made: make it after instrument(), or with "
@@ -228,7 +227,7 @@ class Listener(CommandListener, ConnectionPoolListener):
     def succeeded(self, event: Any) -> None:
         self._ended()
         if self.probe is not None and self.counts:
-            self.probe.commands.observe(event, "")
+            self.probe.commands.row(event.command_name).observe(event.duration_micros / 1e6)
 
     @_contained
     def failed(self, event: Any) -> None:
@@ -236,7 +235,8 @@ class Listener(CommandListener, ConnectionPoolListener):
         if self.probe is not None and self.counts:
             # What did not come from the server is told with its class.
             kind = event.failure.get("errtype", "OperationFailure")
-            self.probe.commands.observe(event, f"pymongo.errors.{kind}")
+            row = self.probe.commands.row(event.command_name, f"pymongo.errors.{kind}")
+            row.observe(event.duration_micros / 1e6)
 
     def end(self, acquire: Acquire | None) -> None:
         """The check-out is over, whatever became of it."""
@@ -273,31 +273,12 @@ class Listener(CommandListener, ConnectionPoolListener):
             leave(operation.exchange, "db", perf_counter())
 
 
-class Commands:
-    """How long commands take, by name."""
-
-    def __init__(self, meters: Meters) -> None:
-        self._meters = meters
-        self._names: set[str] = set()
-
-    def observe(self, event: Any, error: str) -> None:
-        """A command has ended."""
-        name = event.command_name
-        if name not in self._names:
-            if COMMAND.fullmatch(name) and len(self._names) < COMMANDS:
-                self._names.add(name)
-            else:
-                name = "_OTHER"
-        row = self._meters.histogram(catalogue.DB_DURATION, "mongodb", name, error)
-        row.observe(event.duration_micros / 1e6)
-
-
 class PyMongo(Probe):
     """The pools family, for pymongo."""
 
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)
-        self.commands = Commands(kit.meters)
+        self.commands = Operations(kit.meters, "mongodb", COMMAND)
         self._hooks = Hooks()
         self._sees_cancelled = False
         self._deaf: dict[int, tuple[ref[Any], str]] = {}

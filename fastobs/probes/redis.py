@@ -32,6 +32,7 @@ from fastobs.cells.meters import Histogram
 from fastobs.config import Settings
 
 from . import Kit, Probe
+from ._operations import NAMES, Operations
 from ._pools import ACQUIRING, Account, Lease, Pools
 from ._replies import OBSERVERS
 
@@ -49,9 +50,6 @@ UNLIMITED = 2**31
 
 COMMAND = re.compile(r"[A-Z][A-Z0-9_.]{0,31}")
 """What may become a label; whatever else a command begins with is ``_OTHER``."""
-
-COMMANDS = 200
-"""Different commands that become a label each; Redis has some 240 and nobody uses them all."""
 
 
 def probe(kit: Kit) -> Probe:
@@ -410,11 +408,9 @@ class Commands:
     """How long commands take, by name. Waiting for a connection is not their time."""
 
     def __init__(self, meters: Meters) -> None:
-        self._meters = meters
-        self._rows: dict[tuple[str, str], Histogram] = {}
+        self._operations = Operations(meters, "redis", COMMAND)
         # By what the app says for a command, as long as that is few words.
         self._known: dict[Any, tuple[str, Histogram]] = {}
-        self._names: set[str] = set()
 
     def begin(self) -> Begun | None:
         """A command or a pipeline is sent."""
@@ -459,7 +455,7 @@ class Commands:
         try:
             took = self._took(begun)
             name = _name_of(args)
-            self._row(name, error).observe(took)
+            self._operations.row(name, qualified_name(type(error))).observe(took)
             if not PIPELINING.get():
                 for observer in OBSERVERS:
                     observer(name, args, error, took)
@@ -474,7 +470,8 @@ class Commands:
             return
         try:
             took = self._took(begun)
-            self._row("PIPELINE", replies if failed else None).observe(took)
+            error = qualified_name(type(replies)) if failed else ""
+            self._operations.row("PIPELINE", error).observe(took)
             if OBSERVERS and not PIPELINING.get():
                 if failed:
                     replies = [replies] * len(stack)
@@ -483,8 +480,8 @@ class Commands:
                     args = command[0] if isinstance(command, tuple) else command.args
                     for observer in OBSERVERS:
                         observer(_name_of(args), args, reply, took)
-        except Exception as error:
-            contain(COMPONENT, error)
+        except Exception as ours:
+            contain(COMPONENT, ours)
 
     def _took(self, begun: Begun) -> float:
         exchange, began, waited = begun
@@ -496,26 +493,11 @@ class Commands:
 
     def _learn(self, args: Any) -> tuple[str, Histogram]:
         name = _name_of(args)
-        known = name, self._row(name, None)
+        known = name, self._operations.row(name)
         word = args[0] if args else None
-        if type(word) is str and len(self._known) < COMMANDS:
+        if type(word) is str and len(self._known) < NAMES:
             self._known[word] = known
         return known
-
-    def _row(self, name: str, error: Any) -> Histogram:
-        kind = "" if error is None else qualified_name(type(error))
-        row = self._rows.get((name, kind))
-        if row is None:
-            label = name if COMMAND.fullmatch(name) else "_OTHER"
-            if label not in self._names:
-                if len(self._names) < COMMANDS:
-                    self._names.add(label)
-                else:
-                    label = "_OTHER"
-            row = self._meters.histogram(catalogue.DB_DURATION, "redis", label, kind)
-            if label != "_OTHER":
-                self._rows[name, kind] = row
-        return row
 
 
 def _name_of(args: Any) -> str:

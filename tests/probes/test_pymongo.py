@@ -16,6 +16,7 @@ from pymongo.server_selectors import writable_server_selector
 from fastobs import _exchange, catalogue, watch
 from fastobs._exchange import Exchange
 from fastobs._routes import Routes
+from fastobs.probes import _operations
 from fastobs.probes import pymongo as adapter
 from tests.driving import scope
 from tests.probes import mongo
@@ -197,7 +198,7 @@ def test_an_app_that_makes_up_commands_makes_no_series(
     server: Any, probes: Any, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After so many names, further ones are _OTHER."""
-    monkeypatch.setattr(adapter, "COMMANDS", 1)
+    monkeypatch.setattr(_operations, "NAMES", 1)
     with sync_client(server.url) as client:
         client.admin.command("ping")
         for name in ("made-up", "other"):

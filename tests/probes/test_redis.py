@@ -24,7 +24,7 @@ from fastobs._exchange import Exchange
 from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
-from fastobs.probes import redis as adapter
+from fastobs.probes import _operations
 from fastobs.probes._replies import OBSERVERS
 from tests.driving import Clock, scope
 from tests.probes.contract import SECRET, PoolContract
@@ -381,7 +381,7 @@ def test_an_app_that_makes_up_commands_makes_no_series(
     redis_url: str, probes: Any, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After so many names, further ones are _OTHER."""
-    monkeypatch.setattr(adapter, "COMMANDS", 1)
+    monkeypatch.setattr(_operations, "NAMES", 1)
     with client_of(redis_url) as client:
         for name in ("PING", "TIME", "TIME", "PING"):
             client.execute_command(name)
