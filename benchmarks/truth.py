@@ -427,7 +427,7 @@ def tell_of_profiles(loop: str, *, fast: int) -> dict[str, Any]:
         instrument(app, traces=None, workers=None, profiles=profiles, slow=slow)
 
         async def main() -> None:
-            process().lines.put = lambda line: None  # type: ignore[method-assign]
+            process().lines.put = lambda line: None  # type: ignore[method-assign, assignment]
             await call(app, "/fast")
             await asyncio.sleep(0.3)
             work = asyncio.gather(call(app, "/victim"), call(app, "/culprit"))

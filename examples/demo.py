@@ -22,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from examples.report.causes import causes, causes_table
 from examples.report.log import blocks, slow_lines, slow_table
 from examples.running import DemoError, Process, free_port, load, running, shop, wait_until
 from fastobs.cli import render, rows
@@ -33,7 +34,7 @@ NEEDED = (
     *("slowapi", "sqlalchemy", "uvicorn"),
 )
 WORKERS = 2
-SLOW_AFTER = 0.3
+SLOW_AFTER = 0.1
 PROFILED = "/mistakes/lazy-loads"
 
 
@@ -180,6 +181,10 @@ def _report(console: Console, gained: Samples, peaks: Peaks, *, seconds: float, 
         (render.limits(rows.limits(gained)), "none was asked."),
         (render.findings(rows.findings(gained)), "nothing."),
         (slow_table(slow_lines(lines)), f"none took longer than {SLOW_AFTER:g} seconds."),
+        (
+            causes_table(causes(lines, {row.route: row.requests for row in routes})),
+            "nothing was found.",
+        ),
     ):
         render.show(console, table, otherwise=otherwise)
 

@@ -14,7 +14,16 @@ from starlette.types import Scope
 from ._contain import contain
 from ._routes import Routes
 
-__all__ = ["CURRENT", "KEEP", "METHODS", "NO_PARTS", "Exchange", "current", "qualified_name"]
+__all__ = [
+    "CURRENT",
+    "KEEP",
+    "METHODS",
+    "NO_PARTS",
+    "SLOWEST",
+    "Exchange",
+    "current",
+    "qualified_name",
+]
 
 METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
@@ -192,6 +201,8 @@ class Exchange:
         return path
 
 
+SLOWEST = "slowest_query"
+"""The note of the statement that took longest, if it took long: seconds, statement, line of the app."""
 KEEP = "keep_profile"
 """The note of an exchange whose profile the app asks to be kept."""
 

@@ -339,7 +339,13 @@ class Handle:
         if settings.slow is not None:
             from .signals.slow import slow_requests
 
-            yield slow_requests(settings.slow, meters, self._process.lines.put)
+            yield slow_requests(
+                settings.slow,
+                meters,
+                self._process.lines.put,
+                who=identify(settings.service, self._app),
+                worker=lambda: self._process.workers.number,
+            )
 
     def _times(self, *, everybody: bool) -> bool:
         """Whether responses have a ``Server-Timing``: all of them, or those of who may profile."""

@@ -9,7 +9,16 @@ from typing import Any
 
 from ._exchange import Exchange
 
-__all__ = ["ALLOWED", "REPEATED", "STATEMENTS", "Repeat", "allow_repeats", "repeat", "repeated"]
+__all__ = [
+    "ALLOWED",
+    "REPEATED",
+    "STATEMENTS",
+    "Repeat",
+    "allow_repeats",
+    "repeat",
+    "repeated",
+    "sent",
+]
 
 REPEATED = 5
 """So often a request sends one statement before it is a finding."""
@@ -69,6 +78,12 @@ def repeat(exchange: Exchange, key: tuple[str, str]) -> Repeat | None:
                 return None
             statements[key] = Repeat(key[1])
         return statements[key]
+
+
+def sent(exchange: Exchange) -> int:
+    """How many queries the exchange sent, as far as they were counted."""
+    statements = {} if exchange.notes is None else exchange.notes.get(STATEMENTS, {})
+    return sum(each.count for each in list(statements.values()))
 
 
 def repeated(exchange: Exchange) -> list[Repeat]:

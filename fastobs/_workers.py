@@ -75,6 +75,12 @@ class Workers:
             store.tell()
             self._carry.publish()
 
+    @property
+    def number(self) -> str:
+        """Of this worker among its siblings, as in the label ``worker``; empty if it is alone."""
+        store = self._store
+        return "" if store is None or isinstance(store.slot, Overflow) else str(store.slot.number)
+
     def status(self) -> str:
         """For people."""
         if self._store is None or self._folder is None:

@@ -13,12 +13,12 @@ from rich.text import Text
 from fastobs.cli.render import blank, seconds
 from fastobs.cli.rows import NO_ROUTE
 
-__all__ = ["blocks", "slow_lines", "slow_table", "slowest_by_route", "why"]
+__all__ = ["blocks", "events", "slow_lines", "slow_table", "slowest_by_route", "why"]
 
 
 def slow_lines(log: Iterable[str]) -> list[dict[str, Any]]:
     """The ``slow_request`` lines of a log in which other things may stand, the slowest first."""
-    return sorted(_events(log, "slow_request"), key=lambda line: -float(line["duration"]))
+    return sorted(events(log, "slow_request"), key=lambda line: -float(line["duration"]))
 
 
 def slowest_by_route(lines: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int]]:
@@ -63,6 +63,10 @@ def _finding(found: Mapping[str, Any]) -> str:
             return f"blocked the event loop in {function}{at}"
         case {"kind": "mostly_at", "function": function}:
             return f"mostly in {function}{at}"
+        case {"kind": "waited_for_connection", "pool": pool, "route": route}:
+            return f"waited for a connection of {pool} that {route or NO_ROUTE} had{at}"
+        case {"kind": "held_connection", "pool": pool, "idle": idle}:
+            return f"kept a connection of {pool} for {seconds(idle)} without a query{at}"
     what = found.get("relation") or found.get("statement") or found.get("kind", "")
     return f"{found.get('count', '')} x {what}{at}"
 
@@ -70,7 +74,7 @@ def _finding(found: Mapping[str, Any]) -> str:
 def blocks(log: Iterable[str]) -> Table:
     """Who blocked the event loop, by place: how often, for how long at most, and who waited."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in _events(log, "event_loop_blocked"):
+    for line in events(log, "event_loop_blocked"):
         place = f"{line['function']} at {line['file']}:{line['line']}"
         found[f"{line['route'] or NO_ROUTE}\n{place}"].append(line)
     table = blank(
@@ -86,7 +90,8 @@ def blocks(log: Iterable[str]) -> Table:
     return table
 
 
-def _events(log: Iterable[str], event: str) -> Iterator[dict[str, Any]]:
+def events(log: Iterable[str], event: str) -> Iterator[dict[str, Any]]:
+    """The lines about one thing, of a log in which other things may stand."""
     for text in log:
         if not text.startswith("{"):
             continue
@@ -94,5 +99,5 @@ def _events(log: Iterable[str], event: str) -> Iterator[dict[str, Any]]:
             line = json.loads(text)
         except ValueError:
             continue
-        if line.get("event") == event and "duration" in line:
+        if line.get("event") == event:
             yield line

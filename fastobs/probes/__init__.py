@@ -298,7 +298,7 @@ class Probes:
         """A probe for a cache written by hand."""
         from .hand import CacheProbe
 
-        return CacheProbe(name, lambda: self._meters_of("caches"))
+        return CacheProbe(name, lambda: self._meters_of("caches"), self._tell)
 
     def limiter(self, name: str) -> LimiterProbe:
         """A probe for a limiter written by hand."""

@@ -16,6 +16,7 @@ from fastobs._parts import enter, leave
 from fastobs.cells import Meters
 
 from . import Kit
+from ._never import Judge
 
 __all__ = ["Caches", "Loads", "Tally", "answered", "asks", "decorated", "timed"]
 
@@ -33,9 +34,10 @@ OPEN = 8
 class Tally:
     """The series of one cache; all exist from its first event."""
 
-    __slots__ = ("_loads", "_stampedes", "errors", "hits", "misses")
+    __slots__ = ("_judge", "_loads", "_stampedes", "errors", "hits", "misses")
 
-    def __init__(self, meters: Meters, name: str) -> None:
+    def __init__(self, meters: Meters, name: str, judge: Judge | None = None) -> None:
+        self._judge = judge
         self.hits, self.misses, self.errors = (
             meters.counter(catalogue.CACHE_REQUESTS, name, result)
             for result in ("hit", "miss", "error")
@@ -48,6 +50,8 @@ class Tally:
         self._loads.observe(seconds)
         if crowded:
             self._stampedes.add()
+        if self._judge is not None and not self._judge.over:
+            self._judge.look(self.hits, self.misses)
 
 
 class Entry:
@@ -82,7 +86,8 @@ class Caches:
             self._kit.look()
             entry = self._entry(cache, self._describe(cache))
         if entry.tally is None:
-            entry.tally = Tally(self._kit.meters, entry.name)
+            judge = Judge(entry.name, self._kit.tell)
+            entry.tally = Tally(self._kit.meters, entry.name, judge)
         return entry.tally
 
     def watch(self, cache: Any, name: str | None) -> None:

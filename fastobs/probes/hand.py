@@ -13,6 +13,8 @@ from fastobs._decisions import Limit
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 
+from ._never import Judge
+
 __all__ = ["CacheProbe", "LimiterProbe", "Load"]
 
 T = TypeVar("T")
@@ -29,11 +31,18 @@ class CacheProbe:
     Args:
         name: The label ``cache``.
         meters: Asked at the first event, so that a probe may be made before the app.
+        tell: Takes a line of the log.
     """
 
-    def __init__(self, name: str, meters: Callable[[], Meters]) -> None:
+    def __init__(
+        self,
+        name: str,
+        meters: Callable[[], Meters],
+        tell: Callable[[tuple[str, dict[str, object]]], None],
+    ) -> None:
         self.name = name
         self._meters = meters
+        self._judge = Judge(name, tell)
         self._loading: dict[Hashable, int] = {}
 
     def __call__(self, value: T, *, missing: object = None) -> T:
@@ -137,7 +146,11 @@ class Load:
                 self._probe._rows.stampedes.add()
 
     def _end(self) -> None:
-        self._probe._rows.loads.observe(perf_counter() - self._started)
+        probe = self._probe
+        rows = probe._rows
+        rows.loads.observe(perf_counter() - self._started)
+        if not probe._judge.over:
+            probe._judge.look(rows.hits, rows.misses)
         if self._key is not None:
             loading = self._probe._loading
             left = loading.pop(self._key, 1) - 1

@@ -33,11 +33,13 @@ from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._engines import question
+from ._findings import HELD, LONG, WAITED, note, slowest
 from ._held import FRAMES, ages, tell_held
 from ._hooks import Hooks
 from ._repeats import sent
 from ._server import Asker, Server
-from ._sites import Site, call_site
+from ._shapes import shape, shown
+from ._sites import Site, call_site, written
 from ._statements import OPERATIONS
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ class Account:
         self.engine: Callable[[], Engine | None] = lambda: None
         self.pool: Callable[[], Pool | None] = lambda: None
         self.waiting: set[Checkout] = set()
+        # Who gave back a connection while others waited: route and line.
+        self.returned: tuple[str, Site | None] | None = None
         self.server = Server()
         self._meters = meters
 
@@ -371,6 +375,8 @@ class SQLAlchemy(Probe):
             # A SingletonThreadPool hands out what the thread already has: nobody waited for that.
             if checkout.timed and (checkout.record is not None or error is not None):
                 account.wait.observe(now - checkout.began)
+                if exchange is not None and now - checkout.began >= LONG:
+                    self._tell_waited(checkout, now - checkout.began, timed_out=error is not None)
         except Exception as ours:
             contain(COMPONENT, ours)
 
@@ -429,9 +435,26 @@ class SQLAlchemy(Probe):
             if proxy is not None and proxy() is None:
                 self._leaked(checkout)
             else:
-                checkout.account.use.observe(perf_counter() - checkout.since)
+                account, held = checkout.account, perf_counter() - checkout.since
+                account.use.observe(held)
+                if account.waiting:
+                    account.returned = checkout.route, checkout.site
+                if held >= LONG:
+                    _tell_held_idle(checkout, held)
         except Exception as error:
             contain(COMPONENT, error)
+
+    def _tell_waited(self, checkout: Checkout, waited: float, *, timed_out: bool) -> None:
+        """Whom the request waited for: who gave a connection back last, or has one the longest."""
+        account, exchange = checkout.account, checkout.exchange
+        assert exchange is not None
+        holder = account.returned
+        if timed_out or holder is None:
+            out = [each for each in list(self._out.values()) if each.account is account]
+            oldest = min(out, key=lambda each: each.since, default=None)
+            holder = ("", None) if oldest is None else (oldest.route, oldest.site)
+        route, site = holder
+        note(exchange, WAITED, account.name, waited, route=route, at=written(site))
 
     def _detach(self, _connection: Any, record: Any) -> None:
         # The connection goes on living without the pool; it will not be given back. An async one that
@@ -532,6 +555,8 @@ class Statements:
             now = perf_counter()
             if exchange is not None:
                 leave(exchange, "db", now)
+                if now - began >= LONG:
+                    slowest(exchange, shown(shape(statement), system), now - began)
             if failure is not None:
                 self._row(system, statement, qualified_name(failure)).observe(now - began)
                 return
@@ -577,6 +602,23 @@ def _readings(account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Rea
     for metric, value in _sizes(pool).items():
         yield Reading(metric, (name,), value)
     yield from ages(name, out)
+
+
+def _tell_held_idle(checkout: Checkout, held: float) -> None:
+    """A request had a connection for long, and did other things most of that time."""
+    exchange = checkout.exchange
+    if exchange is None or exchange.closed:
+        return
+    idle = held - exchange.parts.get("db", 0.0)
+    if idle >= max(LONG, held / 2):
+        note(
+            exchange,
+            HELD,
+            checkout.account.name,
+            held,
+            idle=round(idle, 6),
+            at=written(checkout.site),
+        )
 
 
 def _sizes(pool: Pool) -> dict[catalogue.Metric, int]:

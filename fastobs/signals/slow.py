@@ -7,20 +7,26 @@ import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from time import monotonic, time
+from traceback import walk_tb
 from typing import Any, TextIO
 
 import structlog
 
 from fastobs import catalogue
 from fastobs._budget import Budget
-from fastobs._exchange import Exchange, Finish
+from fastobs._exchange import SLOWEST, Exchange, Finish
+from fastobs._files import distance, relative
 from fastobs._outbox import Outbox
 from fastobs._parts import BLOCKING, Held, Parts, account
 from fastobs._queue import queued
+from fastobs._repeats import sent
+from fastobs._service import Identity
 from fastobs.cells import Meters
 from fastobs.config import Slow
 
 __all__ = ["Line", "lines", "slow_requests"]
+
+NOBODY = Identity("", "", "")
 
 TOLD = 3
 """Blocks of the event loop that a line names; `parts` has the time of all."""
@@ -39,6 +45,9 @@ def slow_requests(
     settings: Slow,
     meters: Meters,
     put: Callable[[Line], None],
+    *,
+    who: Identity = NOBODY,
+    worker: Callable[[], str] = str,
     clock: Callable[[], float] = monotonic,
     wall: Callable[[], float] = time,
 ) -> Finish:
@@ -48,6 +57,8 @@ def slow_requests(
         settings: Thresholds and the rate limit.
         meters: Counts every slow request, logged or not.
         put: Takes the finished line; must not block.
+        who: Our name and version.
+        worker: Answers with the number of this worker.
         clock: Seconds; for the rate limit.
         wall: Seconds since 1970; for what a proxy says.
     """
@@ -59,7 +70,7 @@ def slow_requests(
             return
         meters.counter(catalogue.HTTP_SLOW, exchange.route).add()
         if (suppressed := budget.take()) is not None:
-            line = _line(exchange, threshold, suppressed)
+            line = _line(exchange, threshold, suppressed, who, worker)
             if settings.trust_request_start:
                 queue = queued(exchange, wall() - exchange.duration)
                 if queue is not None:
@@ -69,7 +80,9 @@ def slow_requests(
     return finish
 
 
-def _line(exchange: Exchange, threshold: float, suppressed: int) -> Line:
+def _line(
+    exchange: Exchange, threshold: float, suppressed: int, who: Identity, worker: Callable[[], str]
+) -> Line:
     status = exchange.status
     level = "error" if status is not None and status >= 500 else "warning"
     fields: dict[str, Any] = {
@@ -90,10 +103,19 @@ def _line(exchange: Exchange, threshold: float, suppressed: int) -> Line:
         "request_bytes": exchange.request_bytes,
         "response_bytes": exchange.response_bytes,
         "inflight": int(exchange.inflight),
+        "service": who.name,
+        "version": who.version,
+        "worker": worker(),
         "pid": os.getpid(),
     }
     if parts := account(exchange):
         fields["parts"] = _largest_first(parts)
+    if queries := sent(exchange):
+        fields["queries"] = queries
+    if exchange.notes is not None and SLOWEST in exchange.notes:
+        fields["slowest_query"] = exchange.notes[SLOWEST]
+    if exchange.exception is not None:
+        fields["raised_at"] = _raised_at(exchange.exception)
     if exchange.profile_id is not None:
         fields["profile_id"] = exchange.profile_id
     if findings := _findings(exchange):
@@ -119,6 +141,16 @@ def _block(held: Held) -> dict[str, Any]:
         "function": said.get("code.function.name", ""),
         "at": f"{said.get('code.file.path', '')}:{said.get('code.line.number', '')}",
     }
+
+
+def _raised_at(exception: BaseException) -> str:
+    """The innermost line of the app's own code that an exception came through."""
+    lines = [
+        f"{relative(frame.f_code.co_filename)}:{line}"
+        for frame, line in walk_tb(exception.__traceback__)
+        if not distance(frame.f_code.co_filename)
+    ]
+    return lines[-1] if lines else ""
 
 
 def _largest_first(parts: Mapping[str, float]) -> dict[str, float]:

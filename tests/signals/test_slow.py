@@ -12,9 +12,11 @@ import pytest
 import structlog
 
 from fastobs import catalogue
-from fastobs._exchange import Exchange
+from fastobs._exchange import SLOWEST, Exchange
 from fastobs._parts import BLOCKING, LOOP_WAIT, Held, hold
+from fastobs._repeats import repeat as repeat_of
 from fastobs._routes import Routes
+from fastobs._service import Identity
 from fastobs.cells import Meters
 from fastobs.config import Slow
 from fastobs.signals.slow import Line, lines, slow_requests
@@ -63,11 +65,58 @@ def test_a_slow_request_has_one_line_that_says_what_it_was(meters: Meters) -> No
         "request_bytes": 3,
         "response_bytes": 5,
         "inflight": 2,
+        "service": "",
+        "version": "",
+        "worker": "",
         "parts": {"unaccounted": 1.25},
         "profile_id": "ab",
         "suppressed": 0,
     }
     assert values(meters, catalogue.HTTP_SLOW) == {("/report/{id}",): 1.0}
+
+
+def test_a_line_names_the_service_and_the_worker(meters: Meters) -> None:
+    """Several may write to one log."""
+    found: list[Line] = []
+    who = Identity("shop", "1.2", "")
+    finish = slow_requests(Slow(), meters, found.append, who=who, worker=lambda: "3")
+    finish(closed(2.0))
+
+    ((_, fields),) = found
+    assert (fields["service"], fields["version"], fields["worker"]) == ("shop", "1.2", "3")
+
+
+def test_a_line_tells_of_queries_and_the_slowest_one(meters: Meters) -> None:
+    """How many there were; of the slowest the statement without its literals, and the line that sent it."""
+    query = {"seconds": 0.5, "statement": "SELECT ?", "at": "shop.py:7"}
+    exchange = closed(2.0)
+    for key in (("a", ""), ("b", "")):
+        repeat = repeat_of(exchange, key)
+        assert repeat is not None
+        repeat.count = 2
+    assert exchange.notes is not None
+    exchange.notes[SLOWEST] = query
+    ((_, fields),) = told(exchange, meters)
+
+    assert (fields["queries"], fields["slowest_query"]) == (4, query)
+
+
+def fails() -> None:
+    json.loads("no json")
+
+
+def test_a_failure_says_which_line_of_the_app_it_came_through(meters: Meters) -> None:
+    """The innermost one; of a library's own failure there is none."""
+    raised: list[BaseException] = []
+    for work in (fails, lambda: json.loads("no json")):
+        with pytest.raises(ValueError) as caught:
+            work()
+        raised.append(caught.value)
+    raised[1].__traceback__ = raised[1].__traceback__.tb_next.tb_next  # type: ignore[union-attr]
+    lines = [told(closed(2.0, status=500, exception=error), meters)[0][1] for error in raised]
+
+    line = fails.__code__.co_firstlineno + 1
+    assert [each["raised_at"] for each in lines] == [f"tests/signals/test_slow.py:{line}", ""]
 
 
 def test_a_fast_request_has_none(meters: Meters) -> None:
@@ -97,7 +146,7 @@ def test_lines_above_the_budget_are_counted_and_told_by_the_next(meters: Meters)
     """A storm of slow requests must not become a storm of lines."""
     clock = Clock()
     found: list[Line] = []
-    finish = slow_requests(Slow(per_minute=2), meters, found.append, clock)
+    finish = slow_requests(Slow(per_minute=2), meters, found.append, clock=clock)
 
     for _ in range(5):
         finish(closed(2))
