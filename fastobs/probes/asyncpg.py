@@ -145,8 +145,9 @@ class AsyncPG(Pools):
 
     def _ask(self, pool: Any) -> Callable[[], object]:
         async def ask() -> None:
-            # No public name tells whether somebody has opened it.
-            if getattr(pool, "_initialized", True):
+            # No public name tells whether somebody has opened it, and on which loop.
+            here = asyncio.get_running_loop()
+            if getattr(pool, "_initialized", True) and getattr(pool, "_loop", here) is here:
                 await ask_awaited(pool.acquire, timeout=WITHIN)
 
         return ask
