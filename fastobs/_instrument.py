@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from ._middleware import Inmost, Middleware
 from ._process import Process, process
 from ._routes import Routes, declared
 from ._service import identify
+from .cells import Reader, Reading
 from .config import Profiles, Settings, load
 from .errors import ConfigError
 
@@ -124,8 +126,9 @@ class Handle:
         self._insert(wrap)
         shared.enter(settings, app)
         self._undo.append(shared.leave)
-        shared.meters.ask(self._health)
-        self._undo.append(lambda: shared.meters.forget(self._health))
+        health = _WhileThere(self._health)
+        shared.meters.ask(health)
+        self._undo.append(lambda: shared.meters.forget(health))
         if self._tail is not None:
             self._undo.append(self._tail.stop)
         app.state.fastobs = self
@@ -409,6 +412,17 @@ def _inside(ours: Middleware) -> ASGIApp:
     from ._steps import Stepped
 
     return ours.app.app if isinstance(ours.app, Stepped) else ours.app
+
+
+class _WhileThere:
+    """Reads for the meters, which outlive the apps: those of a test-suite come and go by the thousand."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = weakref.ref(reader)
+
+    def read(self) -> Iterable[Reading]:
+        reader = self._reader()
+        return () if reader is None else reader.read()
 
 
 def _limitable(app: Starlette, excluded: Sequence[str]) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +23,7 @@ from fastobs import ConfigError, Settings, catalogue, current, instrument, limit
 from fastobs._middleware import Middleware
 from fastobs.cells import Meters
 from tests.driving import call, values
+from tests.parts import eventually
 
 Observed = Callable[..., Any]
 
@@ -265,6 +268,31 @@ async def test_an_app_with_an_endpoint_of_its_own_keeps_it(observed: Observed) -
     answer = await call(app, "/metrics/")
 
     assert b"http_server_request_duration_seconds_count{" in answer.body
+
+
+def test_an_app_that_is_gone_is_gone(meters: Meters) -> None:
+    """A test-suite makes one for each of its tests."""
+    gone: list[weakref.ref[FastAPI]] = []
+
+    def make() -> None:
+        app = FastAPI()
+        gone.append(weakref.ref(app))
+
+        @app.get("/x")
+        def endpoint() -> int:
+            return 1
+
+        instrument(app).check("its own", lambda: app.title)
+        with TestClient(app) as client:
+            assert client.get("/x").status_code == 200
+            assert client.get("/_fastobs/readyz").status_code == 200
+
+    for _ in range(3):
+        make()
+
+    # The watchdog may be looking at one.
+    eventually(lambda: gc.collect() >= 0 and all(app() is None for app in gone))
+    meters.refresh()
 
 
 def test_what_is_no_app_is_refused() -> None:

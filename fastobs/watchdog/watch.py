@@ -95,7 +95,8 @@ class Watchdog:
         """In a forked child: thread and loops stayed with the parent."""
         self._lock = threading.Lock()
         self._wards: list[Ward] = []
-        self._companions: list[Companion] = []
+        # Whoever made them keeps them: an app that is gone, as each of a test-suite, is gone from here.
+        self._companions: weakref.WeakSet[Companion] = weakref.WeakSet()
         self._stopping: threading.Event | None = None
 
     def watch(self, heart: Heart) -> None:
@@ -116,10 +117,9 @@ class Watchdog:
             return any(ward.heart.loop() is loop for ward in self._wards)
 
     def accompany(self, companion: Companion) -> None:
-        """Have this one look, too, until it is stopped; nothing happens the second time."""
+        """Have this one look, too, until it is stopped or gone; nothing happens the second time."""
         with self._lock:
-            if companion not in self._companions:
-                self._companions = [*self._companions, companion]
+            self._companions.add(companion)
 
     def stop(self) -> None:
         """Look no more; the thread ends by itself."""
@@ -141,8 +141,8 @@ class Watchdog:
                 if not wards:
                     return
                 pause = min([ward.look(now, slept, pause) for ward in wards])
-                for companion in self._accompanied():
-                    pause = min(pause, companion.look(wards, self._clock()))
+                looks = (each.look(wards, self._clock()) for each in self._accompanied())
+                pause = min([pause, *looks])
             except Exception as error:
                 pause = self._tick
                 contain("watchdog", error)
@@ -159,9 +159,8 @@ class Watchdog:
 
     def _accompanied(self) -> list[Companion]:
         with self._lock:
-            if any(companion.stopped for companion in self._companions):
-                self._companions = [each for each in self._companions if not each.stopped]
-            return self._companions
+            self._companions -= {each for each in self._companions if each.stopped}
+            return list(self._companions)
 
 
 class Ward:
