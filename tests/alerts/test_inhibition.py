@@ -136,6 +136,34 @@ def test_a_cause_mutes_its_echo_and_nothing_else(manager, request, cause, muted,
 
 
 @pytest.mark.integration
+def test_one_incident_is_one_page(manager):
+    """What a full pool sets off comes in one message, and with nothing of another service."""
+    incident = [
+        firing("FastobsPoolExhausted", "critical", **POOL),
+        firing("FastobsPoolTimeouts", "critical", db_client_connection_pool_name="main"),
+        firing("FastobsLatencyP99High", "critical"),
+    ]
+    elsewhere = firing("FastobsLatencyP99High", "critical")
+    sent = [*(mine(alert, "incident") for alert in incident), mine(elsewhere, "elsewhere")]
+    post(manager, sent)
+
+    def pages() -> list[set[str]]:
+        groups = json.loads(parts.get(f"http://{manager.address}/api/v2/alerts/groups").body)
+        return [
+            {alert["labels"]["alertname"] for alert in group["alerts"]}
+            for group in groups
+            if group["receiver"]["name"] == "on-call"
+            and group["labels"]["job"] in {sent[0]["job"], sent[-1]["job"]}
+        ]
+
+    parts.eventually(lambda: sum(map(len, pages())) == len(sent))
+    assert sorted(map(sorted, pages())) == [
+        ["FastobsLatencyP99High"],
+        ["FastobsLatencyP99High", "FastobsPoolExhausted", "FastobsPoolTimeouts"],
+    ]
+
+
+@pytest.mark.integration
 def test_the_watchdog_is_never_muted(manager):
     """Not even by a service that is down: it has no job."""
     down = mine(firing("FastobsServiceDown", "critical"), "watchdog")
