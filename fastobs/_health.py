@@ -12,6 +12,8 @@ from hmac import compare_digest
 from inspect import isawaitable, iscoroutinefunction
 from time import monotonic
 
+import anyio
+import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -106,7 +108,12 @@ class Health:
 
     async def outcomes(self) -> dict[str, Outcome]:
         """What came of every check, at most a second ago."""
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            if self._clock() - self._asked >= FRESH:
+                await self._ask_under_trio()
+            return self._outcomes
         running = self._round
         if running is not None and not running.done() and running.get_loop() is loop:
             await asyncio.shield(running)
@@ -122,8 +129,18 @@ class Health:
             yield Reading(catalogue.HEALTH_UP, (name,), float(up))
 
     async def _ask_all(self) -> None:
-        checks = {check.name: check for check in self._found()} | self._own
-        outcomes = await asyncio.gather(*map(self._outcome, checks.values()))
+        checks = self._checks()
+        self._note(checks, await asyncio.gather(*map(self._outcome, checks.values())))
+
+    async def _ask_under_trio(self) -> None:
+        """One after the other; tasks and futures are asyncio's."""
+        checks = self._checks()
+        self._note(checks, [await self._outcome(check, _ask) for check in checks.values()])
+
+    def _checks(self) -> dict[str, Check]:
+        return {check.name: check for check in self._found()} | self._own
+
+    def _note(self, checks: dict[str, Check], outcomes: Iterable[Outcome]) -> None:
         self._outcomes = dict(zip(checks, outcomes, strict=True))
         # What is busy keeps the value that it had.
         known = {name: up for name, up in self._up.items() if name in checks}
@@ -134,13 +151,15 @@ class Health:
         }
         self._asked = self._clock()
 
-    async def _outcome(self, check: Check) -> Outcome:
+    async def _outcome(
+        self, check: Check, answer: Callable[[Check], Awaitable[Outcome]] | None = None
+    ) -> Outcome:
         try:
             if check.busy():
                 return Outcome("busy", "every connection is in use; not asked")
             if self._unanswered(check.name):
                 return Outcome("down", "has not answered since it was asked before")
-            return await self._answer(check)
+            return await (answer or self._answer)(check)
         except Exception as error:
             # Not ours to contain: the check is the app's, and this is its answer.
             return Outcome("down", f"{type(error).__name__}: {error}"[:500])
@@ -154,8 +173,7 @@ class Health:
         asking = self._asking[check.name] = asyncio.ensure_future(self._call(check))
         await asyncio.wait({asking}, timeout=check.within)
         if asking.done():
-            said = asking.result()
-            return Outcome("down", "answered False") if said is False else Outcome("up")
+            return _outcome_of(asking.result())
         asking.cancel()
         if check.busy():
             return Outcome("busy", "the last connection was taken meanwhile; no answer")
@@ -198,6 +216,26 @@ class Health:
         thread = self._threads[check.name] = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         return answer
+
+
+def _outcome_of(said: object) -> Outcome:
+    return Outcome("down", "answered False") if said is False else Outcome("up")
+
+
+async def _ask(check: Check) -> Outcome:
+    """On whatever runs the app; a thread that hangs is left to itself."""
+    with anyio.move_on_after(check.within):
+        if iscoroutinefunction(check.ask):
+            return _outcome_of(await check.ask())
+        # A thread of its own: the app's may all be taken.
+        limiter = anyio.CapacityLimiter(1)
+        # In a tuple: trio refuses a function that answers with a coroutine, such as
+        # ``lambda: client.ping()``.
+        (said,) = await anyio.to_thread.run_sync(
+            lambda: (check.ask(),), abandon_on_cancel=True, limiter=limiter
+        )
+        return _outcome_of(await said if isawaitable(said) else said)
+    return Outcome("down", f"no answer within {check.within:g} s")
 
 
 def health_pages(

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine, create_engine
@@ -267,3 +269,33 @@ async def test_uninstrumenting_takes_the_checks_along(app, observed, meters: Met
         row for row in meters.rows(catalogue.HEALTH_UP) if isinstance(row, Gauge) and row.present
     ]
     assert (before, shown) == ({("mail",): 1.0}, [])
+
+
+def test_an_app_under_trio_has_its_answer_as_well() -> None:
+    """Hypercorn runs it, and so do the tests of many apps."""
+    pytest.importorskip("trio")
+
+    async def hangs() -> None:
+        await anyio.sleep_forever()
+
+    async def fine() -> bool:
+        await anyio.lowlevel.checkpoint()
+        return True
+
+    checks = [
+        Check("sync", lambda: True),
+        Check("async", fine),
+        Check("returned", lambda: fine()),  # noqa: PLW0108 - that is the point
+        Check("failing", fail),
+        Check("hanging", hangs, within=0.01),
+        Check("no", lambda: False),
+    ]
+    health = Health(lambda: checks)
+
+    outcomes = anyio.run(health.outcomes, backend="trio")
+
+    assert {name: outcome.state for name, outcome in outcomes.items()} == {
+        **dict.fromkeys(("sync", "async", "returned"), "up"),
+        **dict.fromkeys(("failing", "hanging", "no"), "down"),
+    }
+    assert outcomes["hanging"].detail == "no answer within 0.01 s"

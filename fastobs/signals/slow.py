@@ -32,8 +32,19 @@ TOLD = 3
 """Blocks of the event loop that a line names; `parts` has the time of all."""
 
 FOR_PEOPLE = (
-    *("event", "level", "timestamp", "duration", "route", "status", "error_type"),
-    *("parts", "findings", "function", "file", "line", "delayed", "profile_id"),
+    *("event", "level", "timestamp", "duration", "route", "pool", "cache", "status", "error_type"),
+    *(
+        "raised_at",
+        "parts",
+        "slowest_query",
+        "findings",
+        "function",
+        "file",
+        "line",
+        "at",
+        "delayed",
+    ),
+    "profile_id",
 )
 """The fields of our lines that a terminal shows first."""
 
