@@ -1,0 +1,100 @@
+"""What an event costs, by counting our calls: a count is the same on every machine, a time is not."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from cachetools import LRUCache
+from limits import parse, storage, strategies
+from sqlalchemy import QueuePool, create_engine, text
+
+import fastobs
+from fastobs import watch
+from tests.probes.upstream import request
+
+OURS = str(Path(fastobs.__file__).parent)
+
+
+def check(event: Callable[[], object], *, outside: int, inside: int) -> None:
+    """So many calls of our functions at most are made for one event, once all is known.
+
+    Who needs more has to say what each event gets for it.
+    """
+    for _ in range(3):
+        event()
+    counted = _counted(event)
+    with request("/"):
+        event()
+        within = _counted(event)
+
+    assert (counted <= outside, within <= inside) == (True, True), (counted, within)
+
+
+def _counted(event: Callable[[], object]) -> int:
+    calls = []
+
+    def called(frame: Any, kind: str, _: object) -> None:
+        if kind == "call" and frame.f_code.co_filename.startswith(OURS):
+            calls.append(frame.f_code.co_name)
+
+    # That the collector runs is an event of its own.
+    gc.disable()
+    sys.setprofile(called)
+    try:
+        event()
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return len(calls)
+
+
+@pytest.mark.usefixtures("probes")
+def test_a_hit_in_memory_takes_one_call() -> None:
+    """As many as the library needs itself."""
+    cache = watch(LRUCache(10), name="c")
+    cache["key"] = 1
+
+    check(lambda: cache["key"], outside=1, inside=1)
+
+
+@pytest.mark.usefixtures("probes")
+def test_a_decision_takes_four_calls() -> None:
+    """Within a request it is kept until the route is known."""
+    limiter, item = strategies.FixedWindowRateLimiter(storage.MemoryStorage()), parse("9/day")
+
+    check(lambda: limiter.hit(item, "somebody"), outside=4, inside=3)
+
+
+@pytest.mark.usefixtures("probes")
+def test_a_checkout_of_sqlalchemy_takes_nine_calls() -> None:
+    """With the checkin; two more where the wait is a part of a request."""
+    engine = create_engine("sqlite://", poolclass=QueuePool)
+
+    check(lambda: engine.raw_connection().close(), outside=9, inside=11)
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("probes")
+def test_a_statement_of_sqlalchemy_takes_four_calls() -> None:
+    """Its repetition is looked for only within a request."""
+    statement = text("SELECT 1")
+    engine = create_engine("sqlite://", poolclass=QueuePool)
+    with engine.connect() as connection:
+        check(lambda: connection.execute(statement), outside=4, inside=7)
+    engine.dispose()
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("probes")
+def test_a_command_of_redis_takes_21_calls(redis_url: str) -> None:
+    """With its checkout, its checkin and the look-up of a cache that it may be."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("key:1", "value")
+
+        check(lambda: client.get("key:1"), outside=21, inside=23)
