@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from aiohttp import (
     ClientError,
-    ClientResponse,
     ClientSession,
     ClientTimeout,
     TCPConnector,
@@ -163,49 +162,6 @@ async def test_a_connector_that_looks_different_shows_nothing(server, probes, re
             patch.delattr(session.connector, "_conns")
 
             assert read(catalogue.CLIENT_OPEN) == {}
-
-
-async def test_every_hook_comes_out_again(server, attach, read):
-    """The library and its sessions are as they were; what was counted stays counted."""
-    before = dict(vars(ClientSession)), dict(vars(ClientResponse))
-    async with ClientSession(server.url) as session:
-        probes = attach()
-        await get(session)
-        during = dict(vars(ClientSession)), dict(vars(ClientResponse))
-        traced = list(session.trace_configs)
-        probes.detach()
-        await get(session)
-
-        assert session.trace_configs == []
-    assert before != during
-    assert len(traced) == 1
-    assert (dict(vars(ClientSession)), dict(vars(ClientResponse))) == before
-    assert read(catalogue.CLIENT_QUEUE) == {("aiohttp",): 1}
-
-
-async def test_a_hook_that_somebody_wrapped_does_nothing_any_more(
-    server, attach, monkeypatch, read
-):
-    """It cannot be taken out, so it only passes on; nor does a request on its way count."""
-    probes = attach()
-    for owner, name in ((ClientSession, "_request"), (ClientResponse, "read")):
-        hooked = getattr(owner, name)
-        wrapped = lambda *args, hooked=hooked, **options: hooked(*args, **options)  # noqa: E731
-        monkeypatch.setattr(owner, name, wrapped)
-    async with a_session(server, connector=TCPConnector(limit=1)) as session:
-        first = asyncio.create_task(get(session, "/hold"))
-        await until(lambda: server.holding)
-        second = asyncio.create_task(get(session))
-        await until(lambda: queued(session))
-        probes.detach()
-        server.release.set()
-        await asyncio.gather(first, second)
-        with request() as exchange:
-            await get(session, "/429")
-
-    assert exchange.parts == {}
-    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1}
-    assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 0
 
 
 class TestContract(ClientContract):

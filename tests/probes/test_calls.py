@@ -57,7 +57,7 @@ def _counted(event: Callable[[], object]) -> int:
 @pytest.mark.usefixtures("probes")
 def test_a_hit_in_memory_takes_one_call() -> None:
     """As many as the library needs itself."""
-    cache = watch(LRUCache(10), name="c")
+    cache: LRUCache[str, int] = watch(LRUCache(10), name="c")
     cache["key"] = 1
 
     check(lambda: cache["key"], outside=1, inside=1)
