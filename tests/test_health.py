@@ -283,12 +283,12 @@ def test_an_app_under_trio_has_its_answer_as_well() -> None:
         return True
 
     checks = [
-        Check("sync", lambda: True),
-        Check("async", fine),
-        Check("returned", lambda: fine()),  # noqa: PLW0108 - that is the point
+        Check("sync", lambda: True, within=30),
+        Check("async", fine, within=30),
+        Check("returned", lambda: fine(), within=30),  # noqa: PLW0108 - that is the point
         Check("failing", fail),
         Check("hanging", hangs, within=0.01),
-        Check("no", lambda: False),
+        Check("no", lambda: False, within=30),
     ]
     health = Health(lambda: checks)
 
