@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from hmac import compare_digest
 from time import perf_counter
 
-import anyio
-import anyio.to_thread
 from prometheus_client import Metric as Family
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import catalogue
+from ._aside import Aside
 from .cells import Meters
 from .cells.bridge import write
 from .cells.render import OPENMETRICS, TEXT, render
@@ -34,7 +33,8 @@ def metrics_page(meters: Meters, *, token: str | None, users: Users) -> ASGIApp:
         token: Bearer token that must be sent; None lets everybody in.
         users: Metrics that are appended.
     """
-    limiter: list[anyio.CapacityLimiter] = []
+    # One scrape at a time.
+    aside = Aside(1)
     took = meters.histogram(catalogue.SELF_SCRAPE)
 
     def produce(*, openmetrics: bool, compressed: bool) -> bytes:
@@ -57,15 +57,9 @@ def metrics_page(meters: Meters, *, token: str | None, users: Users) -> ASGIApp:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         else:
-            if not limiter:
-                # One thread of its own: def endpoints may hold all the others.
-                limiter.append(anyio.CapacityLimiter(1))
             openmetrics = _wants_openmetrics(headers.get("accept", ""))
             compressed = _accepts_gzip(headers.get("accept-encoding", ""))
-            body = await anyio.to_thread.run_sync(
-                lambda: produce(openmetrics=openmetrics, compressed=compressed),
-                limiter=limiter[0],
-            )
+            body = await aside.run(lambda: produce(openmetrics=openmetrics, compressed=compressed))
             response = Response(
                 body,
                 headers={"Vary": "Accept, Accept-Encoding"}

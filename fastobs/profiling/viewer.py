@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 from starlette.datastructures import QueryParams
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fastobs._aside import Aside
 from fastobs._contain import contain
 
 from .access import Access
@@ -21,8 +19,6 @@ from .stacks import Stacks
 from .store import Store, is_id
 
 __all__ = ["viewer"]
-
-T = TypeVar("T")
 
 PAUSE = 0.05
 HEADERS = {
@@ -58,13 +54,7 @@ def viewer(store: Store, *, access: Access, prefix: str, patience: float = 1.0) 
         patience: Seconds to wait for a profile that is not there: the response with its id is on
             its way before the profile is written, maybe by another worker.
     """
-    limiter: list[anyio.CapacityLimiter] = []
-
-    async def in_thread(work: Callable[[], T]) -> T:
-        if not limiter:
-            # Threads of its own: def endpoints may hold all the others.
-            limiter.append(anyio.CapacityLimiter(2))
-        return await anyio.to_thread.run_sync(work, limiter=limiter[0])
+    aside = Aside(2)
 
     async def page(scope: Scope, receive: Receive, send: Send) -> None:
         response = await answer(scope)
@@ -83,13 +73,13 @@ def viewer(store: Store, *, access: Access, prefix: str, patience: float = 1.0) 
             return _plain("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})
         if not profile:
             here = "" if below.endswith("/") else "profiles/"
-            return await in_thread(lambda: _list(store, here))
+            return await aside.run(lambda: _list(store, here))
         return await show(profile, QueryParams(scope["query_string"]).get("format", "html"))
 
     async def show(profile: str, name: str) -> Response:
         deadline = monotonic() + patience
         while True:
-            shown = await in_thread(partial(_show, store, profile, name))
+            shown = await aside.run(partial(_show, store, profile, name))
             if shown is not None:
                 return shown
             if monotonic() >= deadline:
