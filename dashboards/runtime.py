@@ -6,6 +6,7 @@ from alerts.thresholds import Thresholds
 from fastobs.catalogue import (
     ACCEPT_QUEUE,
     CPU_LIMIT,
+    EXECUTOR_PENDING,
     GC_PAUSE,
     LOOP_BLOCKED,
     LOOP_BLOCKS,
@@ -121,6 +122,7 @@ def threads(limits: Thresholds) -> list[Chart]:
             "Do def endpoints queue for a thread?",
             query(total(gauge(THREADS, *SCOPE), by=["state"]), "{{state}}"),
             query(total(gauge(THREADS_PENDING, *SCOPE)), "calls waiting"),
+            query(total(gauge(EXECUTOR_PENDING, *SCOPE)), "default executor: waiting"),
             unit="short",
             width=12,
             alert="runtime/FastobsThreadpoolSaturated",

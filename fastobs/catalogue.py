@@ -372,6 +372,12 @@ THREADS_PENDING = Metric(
     "Calls that wait for a thread.",
     per_worker=True,
 )
+EXECUTOR_PENDING = Metric(
+    "fastobs_executor_pending_tasks",
+    "gauge",
+    "Calls that wait in the event loop's default executor: asyncio.to_thread, names of hosts.",
+    per_worker=True,
+)
 GC_PAUSE = Metric(
     "fastobs_gc_pause_seconds",
     "histogram",
@@ -569,6 +575,7 @@ RUNTIME = Family(
         TASKS,
         THREADS,
         THREADS_PENDING,
+        EXECUTOR_PENDING,
         GC_PAUSE,
         ACCEPT_QUEUE,
         MEMORY_LIMIT,

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from asyncio import AbstractEventLoop
 from collections.abc import Iterator
+from concurrent.futures import thread as futures
 from math import isfinite
 from time import perf_counter
 from typing import Any
@@ -20,6 +21,9 @@ from . import Kit, Probe
 from ._machine import facts
 
 __all__ = ["Runtime", "probe"]
+
+EXECUTORS = ("asyncio_", "uvloop_")
+"""How the threads of the loops' default executors are called."""
 
 COMPONENT = "probes.runtime"
 
@@ -86,6 +90,8 @@ class Runtime(Probe):
         threads = [heart.threads.statistics() for heart in hearts]
         yield Reading(catalogue.THREADS, ("used",), sum(each.borrowed_tokens for each in threads))
         yield Reading(catalogue.THREADS_PENDING, (), sum(each.tasks_waiting for each in threads))
+        if (waiting := _in_executors()) is not None:
+            yield Reading(catalogue.EXECUTOR_PENDING, (), waiting)
         most = sum(each.total_tokens for each in threads)
         if isfinite(most):
             yield Reading(catalogue.THREADS, ("max",), most)
@@ -117,3 +123,13 @@ class Runtime(Probe):
                 self._pauses[info["generation"]].observe(now - self._began)
         except Exception as error:
             contain(COMPONENT, error)
+
+
+def _in_executors() -> float | None:
+    """Calls that no thread of a default executor has taken yet; None if that cannot be known."""
+    # Private, and the only way that both loops have: uvloop does not show its executor.
+    queues = getattr(futures, "_threads_queues", None)
+    if queues is None:
+        return None
+    waiting = {id(q): q for t, q in list(queues.items()) if t.name.startswith(EXECUTORS)}
+    return float(sum(queue.qsize() for queue in waiting.values()))

@@ -609,7 +609,9 @@ def _tell_held_idle(checkout: Checkout, held: float) -> None:
     exchange = checkout.exchange
     if exchange is None or exchange.closed:
         return
-    idle = held - exchange.parts.get("db", 0.0)
+    # Its loop was held by others meanwhile: that it could not ask is not its doing.
+    parts = exchange.parts
+    idle = held - parts.get("db", 0.0) - parts.get("loop_wait", 0.0)
     if idle >= max(LONG, held / 2):
         note(
             exchange,

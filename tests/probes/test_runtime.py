@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.probes.waiting import until
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 TICK = {"runtime": {"tick": 0.01}}
 
 
@@ -122,6 +124,37 @@ def test_a_beat_that_fails_is_ours(
     monkeypatch.undo()
 
     assert meters.counter(catalogue.SELF_ERRORS, "probes.runtime").value == 1
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_calls_that_wait_in_the_default_executor_are_counted(
+    attach: Callable[..., Probes], read: Read, loop: str
+) -> None:
+    """As for names of hosts: a full executor looks like a slow DNS."""
+    probes = attach()
+
+    async def main() -> None:
+        running = asyncio.get_running_loop()
+        probes.on_loop(running)
+        running.set_default_executor(ThreadPoolExecutor(1, thread_name_prefix=loop))
+        before = read(catalogue.EXECUTOR_PENDING)[()]
+        release = threading.Event()
+        calls = [asyncio.create_task(asyncio.to_thread(release.wait)) for _ in range(3)]
+        await until(lambda: read(catalogue.EXECUTOR_PENDING)[()] == before + 2)
+        release.set()
+        await asyncio.gather(*calls)
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+
+
+def test_without_its_private_name_the_executors_queue_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which is no number."""
+    monkeypatch.delattr("concurrent.futures.thread._threads_queues")
+
+    assert runtime._in_executors() is None
 
 
 def test_threads_of_def_endpoints_are_counted(
