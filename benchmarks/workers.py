@@ -172,7 +172,7 @@ def main(
     recycles: Annotated[
         int, typer.Option(help="Of ours; theirs gets a fifth, it takes long.")
     ] = 500,
-    rounds: Annotated[int, typer.Option(help="Of requests, each with all ways.")] = 60,
+    rounds: Annotated[int, typer.Option(help="Of requests, each with all ways.")] = 150,
     output: Path = Path(__file__).parent / "workers.md",
 ) -> None:
     """Measure, and write ``benchmarks/workers.md``."""

@@ -59,6 +59,17 @@ def test_every_request_makes_the_same_calls(variant):
     assert counted(variant)["same"] == 1.0
 
 
+def test_a_worker_among_siblings_makes_the_same_calls(tmp_path, monkeypatch):
+    """Its cells are in a file that others read; a request does nothing else for them."""
+    alone = counted("fastobs-0")
+    monkeypatch.setenv("FASTOBS_WORKERS_DIRECTORY", str(tmp_path))
+
+    shared = fresh.run("count_calls", "fastobs-0", requests=100)
+
+    assert list(tmp_path.glob("*/0.cells")), "it has joined"
+    assert shared == alone
+
+
 def test_paths_that_do_not_exist_and_odd_methods_make_no_series():
     """20,000 unknown paths and 100 invented methods are two label sets, and stay two."""
     asyncio.run(_attack())
