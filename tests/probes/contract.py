@@ -348,11 +348,13 @@ class Contract(ABC):
         """The library is as it was."""
         async with self.made(place) as it:
             self.call(it, self.name)
-            unmarked = self.marks(it)
+            before, unmarked = hookable(self._packages), self.marks(it)
             attach(**{self._adapter.family: None})
             await self.use(it)
 
-            assert [at for at, value in hookable(self._packages).items() if ours(value)] == []
+            after = hookable(self._packages).items()
+            hooked = [at for at, value in after if ours(value) and before.get(at) is not value]
+            assert hooked == []
             assert self.marks(it) == unmarked
             assert self.events(read, self.name) == 0
 
