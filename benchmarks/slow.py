@@ -167,7 +167,8 @@ def blocks() -> Iterator[str]:
     """The table of blockers, and what their victims are told."""
     yield from ("", "## Blocks of the event loop", "")
     yield "One block of each kind, with `runtime.loop_block_after=0.1`, so that a tick is 0.05 s; missing is what is"
-    yield "not told of it. The last column has the events for the same in a `def` endpoint."
+    yield "not told of it. Where the machine is busy otherwise, of a blocker that keeps the GIL only what it computed"
+    yield "is told. The last column has the events for the same in a `def` endpoint."
     yield ""
     yield "| blocker | loop | events | function | route | took | told | missing | in a thread |"
     yield "|---|---|---:|---|---|---:|---:|---:|---:|"
