@@ -105,7 +105,8 @@ def test_the_cost_of_each_event_is_written_beside_its_budget(tmp_path):
 
 async def _attack() -> None:
     app = FastAPI()
-    handle = instrument(app)
+    # On a busy machine some of so many requests are slow, and that is told in series of its own.
+    handle = instrument(app, slow=None, runtime={"loop_block_after": None})
     try:
         await driver.ask(app, "/unknown")
         await driver.ask(app, "/unknown", "ODD")
