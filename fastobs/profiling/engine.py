@@ -404,8 +404,14 @@ def _sampler() -> StackSampler:
     return sampler
 
 
+_ENDED = threading.local()
+
+
 def _unsubscribe(target: Callable[..., None]) -> None:
     """Detach from this thread's sampler, whichever context this is called in."""
+    # Within a sample, this has what calls us freed while it goes on with it (pyinstrument 5.1.3), and
+    # in the end an exception of its own raised in the user's code. So it is kept until the next time.
+    _ENDED.state = sys.getprofile()
     before = active_profiler_context_var.get()
     with suppress(StackSampler.SubscriberNotFound):
         get_stack_sampler().unsubscribe(target)

@@ -13,6 +13,7 @@ from fastobs import catalogue, watch
 from fastobs.probes import redis as adapter
 from fastobs.probes._replies import OBSERVERS
 from tests.parts import stores
+from tests.parts.waiting import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
@@ -22,7 +23,9 @@ Read = Callable[..., dict[tuple[str, ...], float]]
 @pytest.fixture(scope="module")
 def node() -> Iterator[stores.Redis]:
     """A node that has all keys."""
-    with stores.redis(settings={"cluster-enabled": "yes"}) as server:
+    # By itself it takes the port plus 10,000, which may be any connection's.
+    settings = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
+    with stores.redis(settings=settings) as server:
         server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         server.server.wait_until(
             lambda: "cluster_state:ok" in server.command("CLUSTER", "INFO"), within=30.0

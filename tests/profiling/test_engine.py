@@ -292,6 +292,19 @@ def test_a_sample_in_the_midst_of_the_beginning_is_no_end():
     assert not any("[out-of-context]" in path for path in paths), paths
 
 
+def test_what_is_at_work_on_the_sample_that_ends_a_recording_is_kept():
+    """pyinstrument goes on with its state after the call in which it is told to stop; freed by then, it
+    fails in the user's code: "failed to get value of the context var"."""
+    mine = recording(interval=0.0001, max_samples=5)
+    state = sys.getprofile()
+    alone = sys.getrefcount(state)
+    burn()
+
+    assert (mine.running, sys.getprofile()) == (False, None)
+    # The interpreter's own is gone, and ours has come.
+    assert sys.getrefcount(state) == alone
+
+
 def test_a_recording_that_ends_within_its_end_ends_once():
     """What a sample there does; else whoever is recorded next would not see the work of threads."""
 
