@@ -6,6 +6,7 @@ from alerts.thresholds import Thresholds
 from fastobs.catalogue import (
     ACCEPT_QUEUE,
     CPU_LIMIT,
+    DEPENDENCY_PENDING,
     EXECUTOR_PENDING,
     GC_PAUSE,
     LOOP_BLOCKED,
@@ -119,10 +120,11 @@ def threads(limits: Thresholds) -> list[Chart]:
     return [
         timeseries(
             "Threads",
-            "Do def endpoints queue for a thread?",
+            "Do def endpoints queue for a thread, or requests for a dependency?",
             query(total(gauge(THREADS, *SCOPE), by=["state"]), "{{state}}"),
             query(total(gauge(THREADS_PENDING, *SCOPE)), "calls waiting"),
             query(total(gauge(EXECUTOR_PENDING, *SCOPE)), "default executor: waiting"),
+            query(total(gauge(DEPENDENCY_PENDING, *SCOPE)), "max_concurrency: waiting"),
             unit="short",
             width=12,
             alert="runtime/FastobsThreadpoolSaturated",

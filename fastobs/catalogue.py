@@ -378,6 +378,12 @@ EXECUTOR_PENDING = Metric(
     "Calls that wait in the event loop's default executor: asyncio.to_thread, names of hosts.",
     per_worker=True,
 )
+DEPENDENCY_PENDING = Metric(
+    "fastobs_dependency_pending_requests",
+    "gauge",
+    "Requests that wait for a dependency with max_concurrency.",
+    per_worker=True,
+)
 GC_PAUSE = Metric(
     "fastobs_gc_pause_seconds",
     "histogram",
@@ -576,6 +582,7 @@ RUNTIME = Family(
         THREADS,
         THREADS_PENDING,
         EXECUTOR_PENDING,
+        DEPENDENCY_PENDING,
         GC_PAUSE,
         ACCEPT_QUEUE,
         MEMORY_LIMIT,

@@ -57,6 +57,7 @@ ADAPTERS = (
     Adapter("asyncio", "runtime", ".threads", ""),
     # The kernel is always there.
     Adapter("asyncio", "runtime", ".accepts", ""),
+    Adapter("fastapi", "runtime", ".fastapi", ""),
     Adapter(
         "sqlalchemy",
         "pools",

@@ -25,7 +25,7 @@ from fastobs.probes import ADAPTERS, Adapter, Kit, Probe, Probes
 from fastobs.probes._imports import Arrivals
 from fastobs.probes._names import Names, variables
 
-OPTIONAL = sorted({row.library for row in ADAPTERS} - {"asyncio", "functools"})
+OPTIONAL = sorted({row.library for row in ADAPTERS} - {"asyncio", "functools", "fastapi"})
 
 
 def run(script: str) -> str:
