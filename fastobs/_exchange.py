@@ -46,6 +46,7 @@ class Exchange:
     Attributes:
         method: As a label: one of the known methods or ``_OTHER``.
         started: When the request arrived, on the middleware's clock, in seconds.
+        answered: When the response began, on the same clock; 0.0 until it does.
         duration: Seconds to the last byte of the response; 0.0 until the exchange is closed.
         status: The status code sent, or None if no response was started.
         error_type: Class of the exception, ``client_disconnect``, ``cancelled``,
@@ -71,6 +72,7 @@ class Exchange:
         "_routed",
         "_routes",
         "_span_number",
+        "answered",
         "closed",
         "context",
         "disconnected",
@@ -102,6 +104,7 @@ class Exchange:
         method = scope["method"]
         self.method: str = method if method in METHODS else "_OTHER"
         self.request_headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.answered = 0.0
         self.duration = 0.0
         self.status: int | None = None
         self.error_type = ""

@@ -234,6 +234,7 @@ class Passage(Exchange):
         if message["type"] != "http.response.start":
             return self._forward(message)
         try:
+            self.answered = self.middleware.clock()
             status = self.status = message["status"]
             self.trailers = message.get("trailers", False)
             # A new list: an app may answer twice with the same one.

@@ -141,6 +141,7 @@ async def test_the_duration_includes_the_time_the_server_takes_to_send(told: Tol
     await call(around(answer_ok, told, clock=clock), on_send=slow)
 
     assert told.only.duration == pytest.approx(0.2)
+    assert told.only.answered == told.only.started
 
 
 @pytest.mark.anyio

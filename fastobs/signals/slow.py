@@ -32,18 +32,25 @@ TOLD = 3
 """Blocks of the event loop that a line names; `parts` has the time of all."""
 
 FOR_PEOPLE = (
-    *("event", "level", "timestamp", "duration", "route", "pool", "cache", "status", "error_type"),
-    *(
-        "raised_at",
-        "parts",
-        "slowest_query",
-        "findings",
-        "function",
-        "file",
-        "line",
-        "at",
-        "delayed",
-    ),
+    "event",
+    "level",
+    "timestamp",
+    "duration",
+    "ttfb",
+    "route",
+    "pool",
+    "cache",
+    "status",
+    "error_type",
+    "raised_at",
+    "parts",
+    "slowest_query",
+    "findings",
+    "function",
+    "file",
+    "line",
+    "at",
+    "delayed",
     "profile_id",
 )
 """The fields of our lines that a terminal shows first."""
@@ -119,6 +126,8 @@ def _line(
         "worker": worker(),
         "pid": os.getpid(),
     }
+    if exchange.answered:
+        fields["ttfb"] = round(exchange.answered - exchange.started, 6)
     if parts := account(exchange):
         fields["parts"] = _largest_first(parts)
     if queries := sent(exchange):

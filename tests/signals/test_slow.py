@@ -75,6 +75,15 @@ def test_a_slow_request_has_one_line_that_says_what_it_was(meters: Meters) -> No
     assert values(meters, catalogue.HTTP_SLOW) == {("/report/{id}",): 1.0}
 
 
+def test_a_line_tells_when_the_response_began(meters: Meters) -> None:
+    """Seconds from the request's arrival: a stream that began soon is another trouble than one that did not."""
+    exchange = closed(2.0)
+    exchange.started, exchange.answered = 5.0, 5.25
+    ((_, fields),) = told(exchange, meters)
+
+    assert fields["ttfb"] == 0.25
+
+
 def test_a_line_names_the_service_and_the_worker(meters: Meters) -> None:
     """Several may write to one log."""
     found: list[Line] = []
