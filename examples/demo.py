@@ -52,7 +52,7 @@ def main() -> int:
     try:
         check_modules()
         with tempfile.TemporaryDirectory(prefix="fastobs-demo-") as scratch:
-            _run(options, Console(), scratch=Path(scratch))
+            _run(options, _console(), scratch=Path(scratch))
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
         if error.log is not None:
@@ -61,6 +61,14 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _console() -> Console:
+    """Standard output; in a pipe wide enough that no place in the code is folded."""
+    out = Console()
+    if not out.is_terminal and not os.environ.get("COLUMNS"):
+        out.width = 140
+    return out
 
 
 def check_modules() -> None:
