@@ -20,6 +20,7 @@ from . import _tracing, catalogue
 from ._decisions import undecided
 from ._endpoint import metrics_page
 from ._exchange import Exchange, Finish, Signal
+from ._farewell import say_farewell
 from ._health import WITHIN, Ask, Check, Health, health_pages
 from ._middleware import Inmost, Middleware
 from ._process import Process, process
@@ -120,6 +121,7 @@ class Handle:
                 excluded=() if settings.metrics is None else settings.metrics.exclude,
                 sockets=shared.meters.gauge(catalogue.HTTP_WEBSOCKETS).add,
                 started=self._started,
+                ended=say_farewell,
                 opened=self._opened,
             )
 

@@ -15,6 +15,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ._aside import Aside
 from ._contain import contain, contained
 from ._exchange import CURRENT, Exchange, Finish, Signal, qualified_name
 from ._routes import Routes
@@ -46,6 +47,7 @@ class Middleware:
         sockets: Told +1 and -1 as WebSocket connections come and go.
         started: Called whenever the app's start-up is complete; with the first request, if that
             comes before.
+        ended: Called in a thread when the app's shut-down is complete, before the server hears of it.
         opened: Where exchanges are while the app is at work on them, the oldest first.
         late: Told of an exception that came after the last byte: of a background task, or of a stream
             whose end a middleware of the app has sent all the same.
@@ -69,6 +71,7 @@ class Middleware:
         excluded: Sequence[str],
         sockets: Callable[[int], None],
         started: Callable[[], None],
+        ended: Callable[[], None] = lambda: None,
         opened: dict[Exchange, None] | None = None,
         late: Callable[[Exchange, Exception], None] = lambda exchange, error: None,  # noqa: ARG005
         clock: Clock = perf_counter,
@@ -95,6 +98,7 @@ class Middleware:
         self._special = (*self._pages, *self._excluded_prefixes)
         self._sockets = sockets
         self._started = started
+        self._ended = ended
         self._waiting = True
         _all.add(self)
 
@@ -177,6 +181,11 @@ class Middleware:
         with contained("start"):
             self._started()
 
+    async def _end(self) -> None:
+        with contained("end"):
+            # Whoever delivers waits for others: not on the loop, where other apps may be served.
+            await Aside(1).run(self._ended)
+
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await self._connect(scope, receive, send)
@@ -199,6 +208,10 @@ class Middleware:
             if message["type"] == "lifespan.startup.complete":
                 # The app's own set-up is done, and no request waits yet.
                 self._start()
+            elif message["type"].startswith("lifespan.shutdown."):
+                # The last moment that every server gives: uvicorn and granian end the process by
+                # the signal that they were sent, and what is registered with atexit never runs.
+                await self._end()
             await send(message)
 
         await self.app(scope, receive, tell)

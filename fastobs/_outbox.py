@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import weakref
@@ -11,6 +10,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from ._contain import contain
+from ._farewell import before_the_end
 
 __all__ = ["Outbox", "waiting"]
 
@@ -109,10 +109,10 @@ def _after_fork() -> None:
         outbox.begin_anew()
 
 
-def _at_exit() -> None:
+def _deliver() -> None:
     for outbox in list(_outboxes):
         outbox.flush(within=1.0)
 
 
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)
+before_the_end(_deliver)

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import entry_points
+from queue import SimpleQueue
 from typing import Any
 from uuid import uuid4
 
@@ -21,8 +22,10 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from . import catalogue
+from ._contain import contained
 from ._exchange import Exchange
 from ._extras import need
+from ._farewell import before_the_end
 from ._service import Identity
 from ._spans import MAKING, Way
 from .cells import Meters, Reading
@@ -98,7 +101,9 @@ def provide(settings: Traces, who: Identity, meters: Meters, head: Head) -> None
     for processor in processors:
         provider.add_span_processor(processor)
     meters.ask(_Waiting(processors, meters))
-    atexit.register(_End(provider.shutdown), settings.shutdown_after)
+    end = _End(provider, settings.shutdown_after)
+    before_the_end(end.flush)
+    atexit.register(end.shut_down)
     trace.set_tracer_provider(provider)
     if settings.sample is not None:
         limits = SpanLimits()
@@ -140,27 +145,44 @@ class _End:
     """Sends what is left, but lets a dead collector hold up the end of the process only so long.
 
     Its thread waits from the beginning: Python 3.12 starts none when the process ends.
+
+    Args:
+        provider: Whose spans they are.
+        within: Seconds.
     """
 
-    def __init__(self, shut_down: Callable[[], None]) -> None:
-        self._shut_down = shut_down
+    def __init__(self, provider: TracerProvider, within: float) -> None:
+        self._provider = provider
+        self._patience = within
         self.begin_anew()
         os.register_at_fork(after_in_child=self.begin_anew)
 
     def begin_anew(self) -> None:
         """In a forked child: the thread stayed with the parent."""
-        self._due = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="fastobs-traces-end", daemon=True)
-        self._thread.start()
+        self._asked: SimpleQueue[tuple[Callable[[], object], threading.Event]] = SimpleQueue()
+        threading.Thread(target=self._run, name="fastobs-traces-end", daemon=True).start()
 
-    def __call__(self, within: float) -> None:
-        """Seconds to wait for it."""
-        self._due.set()
-        self._thread.join(within)
+    def flush(self) -> None:
+        """Maybe for the last time."""
+        self._wait_for(self._provider.force_flush)
+
+    def shut_down(self) -> None:
+        """For the last time."""
+        self._wait_for(self._provider.shutdown)
+
+    def _wait_for(self, work: Callable[[], object]) -> None:
+        done = threading.Event()
+        self._asked.put((work, done))
+        if not done.wait(self._patience):
+            # Nobody waits a second time for what does not answer.
+            self._patience = 0.0
 
     def _run(self) -> None:
-        self._due.wait()
-        self._shut_down()
+        while True:
+            work, done = self._asked.get()
+            with contained("traces"):
+                work()
+            done.set()
 
 
 class _ExchangeIds(RandomIdGenerator):

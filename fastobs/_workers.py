@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import logging
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from . import catalogue
 from ._contain import contain
+from ._farewell import before_the_end, forget
 from ._service import Identity
 from ._siblings import Unusable, shared_folder
 from ._version import __version__
@@ -57,7 +57,7 @@ class Workers:
         self._meters.counter(catalogue.WORKER_STARTS).add()
         if self._store is not None:
             threading.Thread(target=self._run, name="fastobs-tick", daemon=True).start()
-            atexit.register(self._tell_last)
+            before_the_end(self._tell_last)
 
     def read(self) -> Iterator[Reading]:
         """How many workers there are; a process that is alone is one."""
@@ -111,7 +111,7 @@ class Workers:
     def close(self) -> None:
         """Let go of the slot; what was counted stays in it, and in this process."""
         self._stop.set()
-        atexit.unregister(self._tell_last)
+        forget(self._tell_last)
         self._tell_last()
         store, self._store = self._store, None
         if store is not None:

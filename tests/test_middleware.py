@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -612,6 +613,33 @@ def test_what_starts_with_the_app_is_told_when_its_own_start_up_is_complete() ->
         pass
 
     assert order == ["app", "fastobs"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("end", ["complete", "failed"])
+async def test_what_ends_with_the_app_is_told_after_its_own_shut_down_and_before_the_server(
+    end: str, contained_errors: None
+) -> None:
+    """Servers may end the process right after it. In a thread, for it waits; its errors are ours."""
+    order: list[str] = []
+    threads: list[int] = []
+
+    async def lifespan_app(scope: Scope, receive: Receive, send: Send) -> None:
+        order.append("app")
+        await send({"type": f"lifespan.shutdown.{end}"})
+
+    async def server(message: Message) -> None:
+        order.append("server")
+
+    def ended() -> None:
+        threads.append(threading.get_ident())
+        order.append("fastobs")
+        raise OSError
+
+    await around(lifespan_app, ended=ended)({"type": "lifespan"}, None, server)  # type: ignore[arg-type]
+
+    assert order == ["app", "fastobs", "server"]
+    assert threads != [threading.get_ident()]
 
 
 @pytest.mark.anyio

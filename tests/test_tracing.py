@@ -187,9 +187,11 @@ class Backend(SpanExporter):
 
     def __init__(self) -> None:
         self.result = SpanExportResult.SUCCESS
+        self.sent = 0
         self.closed = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.sent += len(spans)
         return self.result
 
     def shutdown(self) -> None:
@@ -254,6 +256,43 @@ def test_spans_that_wait_are_told_and_those_without_room_are_counted(meters: Met
 
     assert waiting == {("traces",): 4.0}
     assert lost == {("traces", "queue_full"): 3.0}
+
+
+def batched(backend: SpanExporter) -> TracerProvider:
+    """A provider whose spans wait for a batch that never fills up."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(backend, schedule_delay_millis=3_600_000))
+    provider.get_tracer("test").start_span("one").end()
+    return provider
+
+
+def test_what_may_be_the_end_sends_what_waits_and_lets_the_next_span_follow() -> None:
+    """The app's lifespan may begin anew in the same process."""
+    backend = Backend()
+    provider = batched(backend)
+    end = _tracing._End(provider, 20)
+
+    end.flush()
+    assert (backend.sent, backend.closed) == (1, False)
+    provider.get_tracer("test").start_span("two").end()
+    end.flush()
+    assert (backend.sent, backend.closed) == (2, False)
+    end.shut_down()
+    assert (backend.sent, backend.closed) == (2, True)
+
+
+def test_nobody_waits_a_second_time_for_a_collector_that_does_not_answer() -> None:
+    """Neither at the lifespan's end nor at the process's, once one of them has waited."""
+    backend = Stuck()
+    end = _tracing._End(batched(backend), 0.05)
+
+    end.flush()
+
+    assert end._patience == 0
+    assert backend.entered.wait(20)
+    end.shut_down()
+    assert not backend.closed
+    backend.gate.set()
 
 
 def test_a_release_that_keeps_spans_elsewhere_has_no_queue_to_tell_of(meters: Meters) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from fastobs import _siblings, _workers, catalogue
 from fastobs._endpoint import exposition
+from fastobs._farewell import say_farewell
 from fastobs._process import Process
 from fastobs._service import Identity
 from fastobs._workers import Workers
@@ -90,15 +90,13 @@ def test_what_came_after_the_last_tick_is_told_when_the_process_ends(
     shared: Process, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recycled worker loses nothing of the users' own metrics either."""
-    ends: list[Callable[[], None]] = []
-    monkeypatch.setattr(atexit, "register", ends.append)
     monkeypatch.setattr(_workers, "TICK", 3600)
     workers.join(Settings(directory=tmp_path), WHO)
     path = folder_of(tmp_path) / "0.users"
     parts.eventually(path.exists)
     path.unlink()
 
-    ends.pop()()
+    say_farewell()
 
     assert path.exists()
 
