@@ -27,7 +27,7 @@ from ._process import Process, process
 from ._routes import Routes, declared
 from ._service import identify
 from .cells import Reader, Reading
-from .config import Profiles, Settings, load
+from .config import Profiles, Settings, Traces, load
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -278,6 +278,9 @@ class Handle:
             spans = _tracing.spans_for(stack, settings.traces, self._process.head)
             signals.append(spans.begin)
             told |= {"enter": spans.enter, "leave": leave, "announces": True}
+            # Whoever else makes the span decides what becomes of it.
+            if spans.enter is not None:
+                told["heads"] = list(self._late_spans(settings.traces))
         if self._times(everybody=True):
             from .signals.timing import server_timing
 
@@ -287,6 +290,18 @@ class Handle:
 
             signals.append(nothing)
         return told
+
+    def _late_spans(self, traces: Traces) -> Iterator[Finish]:
+        """Who keeps what the sampler does not."""
+        slow = self.settings.slow if traces.keep_slow else None
+        if traces.keep_errors or slow is not None:
+            from .signals.traces import unsampled
+
+            yield unsampled(
+                self._process.head,
+                errors=traces.keep_errors,
+                slow=_never if slow is None else slow.threshold,
+            )
 
     def _stepped(self, stack: ASGIApp) -> ASGIApp:
         """The stack, with its steps driven if that is wanted."""
@@ -414,6 +429,10 @@ def _inside(ours: Middleware) -> ASGIApp:
     from ._steps import Stepped
 
     return ours.app.app if isinstance(ours.app, Stepped) else ours.app
+
+
+def _never(route: str) -> float:  # noqa: ARG001 - of any
+    return inf
 
 
 class _WhileThere:

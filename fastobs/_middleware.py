@@ -35,8 +35,9 @@ class Middleware:
             of its end; the last one told of the beginning is the first told of the end.
         finishers: Told of the end of each exchange, after those.
         requested: Signals that a request asks for by a header of this name; they begin last.
-        ends: Told of the end last, and only of an exchange that something was
-            noted of, or that took longer than `patience`.
+        heads: Told of the end first, and only of an exchange that failed, that something was noted
+            of, or that took longer than `patience`.
+        ends: Told of the end of such an exchange last.
         patience: Seconds.
         enter: Makes current what the exchange's own code shall find, once the signals are told.
         leave: Takes what `enter` answered, unless that was None.
@@ -61,6 +62,7 @@ class Middleware:
         signals: Sequence[Signal],
         finishers: Sequence[Finish] = (),
         requested: Mapping[bytes, Signal] | None = None,
+        heads: Sequence[Finish] = (),
         ends: Sequence[Finish] = (),
         patience: float = inf,
         enter: Callable[[Exchange], Any] | None = None,
@@ -81,6 +83,7 @@ class Middleware:
         self.requested = tuple((requested or {}).items())
         self.asking = frozenset(requested or {})
         self.finishers = tuple(finishers)
+        self.heads = tuple(heads)
         self.ends = tuple(ends)
         self.patience = patience
         self.enter = enter
@@ -301,6 +304,7 @@ class Passage(Exchange):
     def returned(self) -> None:
         if not self.disconnected:
             self.error_type = "incomplete_response"
+            self.noted = True
             if self.status is None:
                 self.status = 500
         self._close()
@@ -335,13 +339,13 @@ class Passage(Exchange):
             # The app may have handed over a body; the server has sent none.
             self.response_bytes = 0
         status = self.status
-        if (status is None or status >= 500 or self.disconnected or self.exception) and (
-            not self.error_type
-        ):
-            self.error_type = _error_type(self)
+        if status is None or status >= 500 or self.disconnected or self.exception:
+            self.noted = True
+            if not self.error_type:
+                self.error_type = _error_type(self)
         finishers = self.finishers
         if self.noted or self.duration >= middleware.patience:
-            finishers += middleware.ends
+            finishers = middleware.heads + finishers + middleware.ends
         for finish in finishers:
             try:
                 finish(self)

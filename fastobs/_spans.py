@@ -9,7 +9,7 @@ at once and with the same ids.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from time import time_ns
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -25,7 +25,7 @@ from ._exchange import Exchange
 from ._parts import Parts, account
 from ._version import __version__
 
-__all__ = ["MAKING", "ServerSpan", "Way", "first_attributes", "last_attributes"]
+__all__ = ["MAKING", "SAMPLED", "ServerSpan", "Way", "first_attributes", "last_attributes"]
 
 MAKING: ContextVar[Exchange | None] = ContextVar("fastobs_making_span_of", default=None)
 """Whose span the SDK is making just now, so that it gets the exchange's ids."""
@@ -33,6 +33,9 @@ MAKING: ContextVar[Exchange | None] = ContextVar("fastobs_making_span_of", defau
 SCOPE = InstrumentationScope("fastobs", __version__)
 # W3C Trace Context level 2; OpenTelemetry before 1.42 does not know that trace ids can be random.
 SAMPLED = TraceFlags(TraceFlags.SAMPLED | getattr(TraceFlags, "RANDOM_TRACE_ID", 0))
+KEPT = "fastobs.kept"
+"""Attribute of a span that the sampler did not want: ``error`` or ``slow``. Whoever counts spans to
+count requests has to leave these out."""
 ERROR = Status(StatusCode.ERROR)
 UNSET = Status(StatusCode.UNSET)
 
@@ -50,8 +53,49 @@ class Way:
     def __init__(
         self, resource: Callable[[], Resource], ends: tuple[Callable[[ReadableSpan], None], ...]
     ) -> None:
-        self.resource = resource
-        self.ends = ends
+        self._resource = resource
+        self._ends = ends
+
+    def send(
+        self,
+        exchange: Exchange,
+        context: SpanContext,
+        *,
+        parent: SpanContext | None,
+        began: int,
+        kept: str = "",
+        events: Sequence[Event] = (),
+    ) -> None:
+        """The server span of an exchange that is closed.
+
+        Args:
+            exchange: Says everything else.
+            context: The span's.
+            parent: The caller's span; None for a trace that begins here.
+            began: Nanoseconds since the epoch.
+            kept: Why there is a span although the sampler wanted none.
+            events: What happened meanwhile.
+        """
+        attributes = first_attributes(exchange)
+        attributes.update(last_attributes(exchange))
+        if kept:
+            attributes[KEPT] = kept
+        failed = exchange.error_type and not exchange.disconnected
+        span = ReadableSpan(
+            f"{exchange.method} {exchange.route}" if exchange.route else exchange.method,
+            context,
+            parent,
+            self._resource(),
+            attributes,
+            events,
+            kind=SpanKind.SERVER,
+            status=ERROR if failed else UNSET,
+            start_time=began,
+            end_time=began + int(exchange.duration * 1e9),
+            instrumentation_scope=SCOPE,
+        )
+        for end in self._ends:
+            end(span)
 
 
 class ServerSpan(Span):
@@ -102,25 +146,10 @@ class ServerSpan(Span):
 
     def finish(self) -> None:
         """End the span with everything that the exchange knows; not for exceptions, see `touched`."""
-        exchange = self._exchange
         self._ended = True
-        attributes = first_attributes(exchange)
-        attributes.update(last_attributes(exchange))
-        failed = exchange.error_type and not exchange.disconnected
-        span = ReadableSpan(
-            f"{exchange.method} {exchange.route}" if exchange.route else exchange.method,
-            self.get_span_context(),
-            self._parent,
-            self._way.resource(),
-            attributes,
-            kind=SpanKind.SERVER,
-            status=ERROR if failed else UNSET,
-            start_time=self._began,
-            end_time=self._began + int(exchange.duration * 1e9),
-            instrumentation_scope=SCOPE,
+        self._way.send(
+            self._exchange, self.get_span_context(), parent=self._parent, began=self._began
         )
-        for end in self._way.ends:
-            end(span)
 
     def touched(self) -> Span:
         """The SDK's span, made now if there was none."""

@@ -105,12 +105,12 @@ def provide(settings: Traces, who: Identity, meters: Meters, head: Head) -> None
     before_the_end(end.flush)
     atexit.register(end.shut_down)
     trace.set_tracer_provider(provider)
+    limits = SpanLimits()
+    # The SDK's spans are made for their limits, if there are any for values of ours.
+    if limits.max_attribute_length is None and limits.max_span_attribute_length is None:
+        head.late = Way(lambda: provider.resource, tuple(each.on_end for each in processors))
     if settings.sample is not None:
-        limits = SpanLimits()
-        # The SDK's spans are made for their limits, if there are any for values of ours.
-        free = limits.max_attribute_length is None and limits.max_span_attribute_length is None
-        way = Way(lambda: provider.resource, tuple(each.on_end for each in processors))
-        head.keep(settings.sample, way if free else None)
+        head.keep(settings.sample, head.late)
 
 
 def spare_probe(app: Starlette) -> None:
@@ -137,7 +137,7 @@ class _Provider(TracerProvider):
         self._head = head
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
-        self._head.way = None
+        self._head.way = self._head.late = None
         super().add_span_processor(span_processor)
 
 

@@ -132,6 +132,10 @@ class Slow(Section):
     """Whether a line says how long the request waited in front of us, by the proxy's header
     ``X-Request-Start``. Only if the proxy always sets it: else anybody can."""
 
+    def threshold(self, route: str) -> float:
+        """Seconds, for this template."""
+        return self.routes.get(route, self.after)
+
     @property
     def least(self) -> float:
         """The lowest of all thresholds: whatever was faster was not slow."""
@@ -144,6 +148,12 @@ class Traces(Section):
     sample: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of new traces to record; None leaves it to ``OTEL_TRACES_SAMPLER``. A provider that the
     app configures itself keeps its own sampler."""
+    keep_errors: bool = True
+    """Whether a request that failed with an exception or a 5xx has its server span, though the
+    sampler did not want its trace. It is decided at the end, so there is nothing inside of it; the
+    span says why it is there (``fastobs.kept``). Of a provider that fastobs sets up only."""
+    keep_slow: bool = True
+    """The same for a request that took longer than its threshold (`slow`)."""
     server_spans: Literal["fastobs", "contrib", "native"] = "fastobs"
     """Who makes the span: we, opentelemetry-instrumentation-fastapi, or FastAPI itself."""
     shutdown_after: PositiveFloat = 3.0

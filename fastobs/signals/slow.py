@@ -83,7 +83,7 @@ def slow_requests(
     budget = Budget(settings.per_minute, clock)
 
     def finish(exchange: Exchange) -> None:
-        threshold = settings.routes.get(exchange.route, settings.after)
+        threshold = settings.threshold(exchange.route)
         if exchange.duration < threshold:
             return
         meters.counter(catalogue.HTTP_SLOW, exchange.route).add()

@@ -7,14 +7,17 @@ HTTP server spans (https://opentelemetry.io/docs/specs/semconv/http/http-spans/)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from time import monotonic, time_ns
+from traceback import format_exception
 from typing import Any, NamedTuple
 
 from opentelemetry import context as otel
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
+from opentelemetry.sdk.trace import Event
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -26,15 +29,18 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from fastobs._exchange import NO_PARTS, Exchange, Finish, Signal
+from fastobs._budget import Budget
+from fastobs._exchange import NO_PARTS, Exchange, Finish, Signal, qualified_name
 from fastobs._parts import Parts, account
-from fastobs._spans import MAKING, ServerSpan, Way, first_attributes, last_attributes
+from fastobs._spans import MAKING, SAMPLED, ServerSpan, Way, first_attributes, last_attributes
 from fastobs._version import __version__
 
-__all__ = ["HELD", "Head", "Spans", "adopt", "foreign_spans", "leave", "server_spans"]
+__all__ = ["HELD", "Head", "Spans", "adopt", "foreign_spans", "leave", "server_spans", "unsampled"]
 
 HELD = "fastobs.block.duration"
 """Attribute of an event: the seconds for which the event loop was held while the exchange lasted."""
+KEPT_PER_MINUTE = 600
+"""Spans of requests that failed or were slow, by each worker: enough to see why everything fails."""
 
 
 class Head:
@@ -44,11 +50,13 @@ class Head:
         bound: A trace that begins here is surely not recorded if the lower 64 bits of its number
             are not below this.
         way: Where spans of traces that are recorded can go without the SDK's spans, if they can.
+        late: Where the span can go of an exchange that is over, though its trace is not recorded.
     """
 
     def __init__(self) -> None:
         self.bound = 1 << 64
         self.way: Way | None = None
+        self.late: Way | None = None
 
     def keep(self, share: float, way: Way | None = None) -> None:
         """The provider's sampler is ParentBasedTraceIdRatio with this share."""
@@ -155,6 +163,70 @@ def foreign_spans(find: Callable[[Exchange], Span | None]) -> Spans:
     return Spans(begin)
 
 
+def unsampled(
+    head: Head,
+    *,
+    errors: bool,
+    slow: Callable[[str], float],
+    clock: Callable[[], float] = monotonic,
+) -> Finish:
+    """Keep the server span of an exchange that failed or was slow, though the sampler wanted none.
+
+    Told before everybody else, so that the log line and the exemplar lead to it. What was inside of
+    the exchange has been silent, and stays so.
+
+    Args:
+        head: Where such spans go, if a provider of ours is there.
+        errors: Whether failed ones are kept.
+        slow: Seconds after which an exchange of this route is slow.
+        clock: Seconds.
+    """
+    carrier = _Carrier()
+    budget = Budget(KEPT_PER_MINUTE, clock)
+
+    def keep(exchange: Exchange) -> None:
+        if exchange.sampled or (way := head.late) is None:
+            return
+        if errors and exchange.error_type and not exchange.disconnected:
+            why = "error"
+        elif exchange.duration >= slow(exchange.route):
+            why = "slow"
+        else:
+            return
+        if budget.take() is None:
+            return
+        exchange.sampled = True
+        remote = trace.get_current_span(carrier(exchange)).get_span_context()
+        context = SpanContext(
+            exchange.trace_number, exchange.span_number, is_remote=False, trace_flags=SAMPLED
+        )
+        way.send(
+            exchange,
+            context,
+            parent=remote if remote.is_valid else None,
+            began=time_ns() - int(exchange.duration * 1e9),
+            kept=why,
+            events=list(_events(exchange)),
+        )
+
+    return keep
+
+
+def _events(exchange: Exchange) -> Iterator[Event]:
+    """What a span of the SDK would have been told while it lasted."""
+    if (error := exchange.exception) is not None:
+        yield Event(
+            "exception",
+            {
+                "exception.type": qualified_name(type(error)),
+                "exception.message": str(error),
+                "exception.stacktrace": "".join(format_exception(error)),
+            },
+        )
+    for name, attributes, at in _blocks(exchange):
+        yield Event(name, attributes, at)
+
+
 def _finish(exchange: Exchange) -> None:
     span: Span = exchange.span
     # Most have none, and an identity is no call.
@@ -177,6 +249,11 @@ def _finish(exchange: Exchange) -> None:
 
 
 def _tell_of_blocks(exchange: Exchange, span: Span) -> None:
+    for name, attributes, at in _blocks(exchange):
+        span.add_event(name, attributes, at)
+
+
+def _blocks(exchange: Exchange) -> Iterator[tuple[str, dict[str, Any], int]]:
     """An event for each time that the event loop was held, by this exchange or by another."""
     parts = exchange.parts
     if not isinstance(parts, Parts):
@@ -184,7 +261,7 @@ def _tell_of_blocks(exchange: Exchange, span: Span) -> None:
     # Of one that goes on still, the share of this exchange ends here.
     account(exchange)
     for held in parts.held:
-        span.add_event(held.event, {**held.attributes, HELD: held.seconds}, held.at)
+        yield held.event, {**held.attributes, HELD: held.seconds}, held.at
 
 
 def adopt(exchange: Exchange, span: Span) -> None:
