@@ -32,7 +32,7 @@ from .errors import ConfigError
 
 if TYPE_CHECKING:
     from .profiling.access import Access
-    from .profiling.store import Folder
+    from .profiling.store import Store
     from .watchdog.tail import Tail
 
 __all__ = ["Handle", "instrument"]
@@ -204,17 +204,22 @@ class Handle:
         if (profiles := self.settings.profiles) is not None:
             from .profiling.viewer import viewer
 
-            page = viewer(self._folder, access=self._access(profiles), prefix=profiles.path)
+            page = viewer(self._store, access=self._access(profiles), prefix=profiles.path)
             yield f"{profiles.path}/*", (page, "profiles.path")
 
     @cached_property
-    def _folder(self) -> Folder:
+    def _store(self) -> Store:
         """Made once: who keeps profiles and who shows them must mean the same."""
-        from .profiling.store import Folder
-
         profiles = self.settings.profiles
         assert profiles is not None
-        return Folder(profiles, service=identify(self.settings.service, self._app).name)
+        service = identify(self.settings.service, self._app).name
+        if profiles.url is not None:
+            from .profiling.remote import Remote
+
+            return Remote(profiles, service=service)
+        from .profiling.store import Folder
+
+        return Folder(profiles, service=service)
 
     def _tokens(self) -> Iterator[str]:
         """What shows the details of health."""
@@ -256,7 +261,7 @@ class Handle:
             profiles,
             self._process.meters,
             opened=self._opened,
-            store=self._folder,
+            store=self._store,
             errand=Errand.__call__.__code__,
             service=lambda: identify(self.settings.service, self._app).name,
         )
@@ -330,7 +335,7 @@ class Handle:
                 settings.profiles,
                 meters,
                 access=access,
-                store=self._folder,
+                store=self._store,
                 service=identify(settings.service, self._app).name,
             )
             if self._times(everybody=False):

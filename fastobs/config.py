@@ -20,6 +20,8 @@ from pydantic import (
     PositiveInt,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 from pydantic_settings import (
     BaseSettings,
@@ -168,6 +170,11 @@ class Profiles(Section):
     directory: Path | None = None
     """Where profiles are kept; None is a private folder of this user and service under the system's
     temporary one."""
+    url: SecretStr | None = None
+    """Where profiles are kept instead, if several machines serve one address: whatever fsspec has a
+    file system for, like ``s3://bucket/profiles``. Needs ``fastobs[remote]`` and the library for that
+    kind (s3fs, gcsfs, adlfs), which takes its credentials from its own variables. The place must
+    exist; each service has a folder in it."""
     path: UrlPath = "/_fastobs"
     """Prefix of the viewer."""
     max_count: PositiveInt = 200
@@ -182,6 +189,17 @@ class Profiles(Section):
     """Seconds of one request that are profiled at most; the request goes on without."""
     per_minute: PositiveInt = 6
     """Profiles per worker: profiling one request slows its neighbours."""
+
+    @field_validator("url")
+    @classmethod
+    def _one_place(cls, url: SecretStr | None, others: ValidationInfo) -> SecretStr | None:
+        if url is not None and "://" not in url.get_secret_value():
+            msg = "it is like s3://bucket/profiles; for a folder of this machine set directory"
+            raise ValueError(msg)
+        if url is not None and others.data.get("directory") is not None:
+            msg = "directory is set as well, and profiles are kept in one place"
+            raise ValueError(msg)
+        return url
 
 
 class Pools(Section):
@@ -348,6 +366,10 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(_sentence(problem) for problem in error.errors(include_url=False))
 
 
+SECRET = ("token", "url")
+"""Fields whose values are not repeated; an address may have a password in it."""
+
+
 def _sentence(problem: Any) -> str:
     section, *rest = [str(part) for part in problem["loc"]] or ["settings"]
     field = rest[0] if rest else None
@@ -360,7 +382,7 @@ def _sentence(problem: Any) -> str:
     setting = ".".join([section, *rest])
     variable = "_".join(["FASTOBS", section, *rest[:1]]).upper()
     default = _default(section, field)
-    given = "***" if field == "token" else repr(problem["input"])
+    given = "***" if field in SECRET else repr(problem["input"])
     reason = problem["msg"].removeprefix("Value error, ")
     if field is None and section in SECTIONS:
         off = (

@@ -147,7 +147,7 @@ def _fetch(url: str, secret: dict[str, str]) -> bytes:
             break
     msg = (
         f"The request was profiled, but {url} answered {answer.status}. If several machines serve "
-        "this address, they need one FASTOBS_PROFILES_DIRECTORY; otherwise see the service's log."
+        "this address, they need one FASTOBS_PROFILES_URL; otherwise see the service's log."
     )
     raise Failed(msg)
 

@@ -18,13 +18,18 @@ from typing import NamedTuple, Protocol
 from fastobs.config import Profiles
 from fastobs.errors import FastobsError
 
-__all__ = ["Folder", "Keeper", "Meta", "NotPrivate", "Store", "TooLarge", "is_id"]
+__all__ = ["Folder", "Keeper", "Meta", "NotPrivate", "Store", "TooLarge", "is_id", "plain"]
 
 ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 OURS = re.compile(r"(?P<id>[0-9a-f]{32})(?P<kind>\.json|\.stacks|\.part)", re.ASCII)
 """Names of our files; nothing else in the folder is read or removed."""
 ABANDONED = 60.0
 """Seconds; a file that is still incomplete by then belonged to a process that ended."""
+
+
+def plain(name: str) -> str:
+    """A service's name as part of a path."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:64]
 
 
 def is_id(text: str) -> bool:
@@ -104,6 +109,14 @@ class NotPrivate(FastobsError):  # noqa: N818 - it says what is wrong
 class TooLarge(FastobsError):  # noqa: N818
     """A profile that alone exceeds the bounds of the store."""
 
+    @classmethod
+    def of(cls, size: int, settings: Profiles) -> TooLarge:
+        """So many bytes."""
+        return cls(
+            f"A profile of {size} bytes is more than profiles.max_bytes={settings.max_bytes} allows. "
+            "Raise it, or lower profiles.max_seconds."
+        )
+
 
 class _Kept(NamedTuple):
     at: float
@@ -130,8 +143,8 @@ class Folder:
     ) -> None:
         self._settings = settings
         self._now = now
-        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", service)[:64]
-        self._name = f"profiles-{plain}" if plain else "profiles"
+        name = plain(service)
+        self._name = f"profiles-{name}" if name else "profiles"
 
     def put(self, meta: Meta, stacks: bytes) -> None:
         """Keep one; what exceeds the bounds goes before it, the oldest first.
@@ -144,11 +157,7 @@ class Folder:
         described = meta.encode()
         size = len(described) + len(stacks)
         if size > self._settings.max_bytes:
-            msg = (
-                f"A profile of {size} bytes is more than profiles.max_bytes="
-                f"{self._settings.max_bytes} allows. Raise it, or lower profiles.max_seconds."
-            )
-            raise TooLarge(msg)
+            raise TooLarge.of(size, self._settings)
         with self._open(create=True) as folder:
             self._make_room(folder, size)
             try:
