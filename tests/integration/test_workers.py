@@ -51,10 +51,10 @@ def numbers(server: parts.Server) -> dict[tuple[str, frozenset[tuple[str, str]]]
     }
 
 
-def _body(server: parts.Server) -> str:
+def _body(server: parts.Server, path: str = "/metrics") -> str:
     """Nothing while the worker that was asked is being replaced."""
     try:
-        return server.get("/metrics").body
+        return server.get(path).body
     except OSError:
         return ""
 
@@ -114,7 +114,7 @@ def _is(ask: Callable[[str], set[str]], metric: str, expected: set[str]) -> bool
 
 def folder_of(server: parts.Server) -> Path:
     """Where the workers share."""
-    line = server.get("/status").body
+    line = parts.eventually(partial(_body, server, "/status"), within=PATIENCE)
     return Path(json.loads(line).split(" in ")[1].split("\n")[0])
 
 
