@@ -457,6 +457,6 @@ def tell_of_profiles(loop: str, *, fast: int) -> dict[str, Any]:
 
 
 def _blocked(stacks: Stacks) -> Iterator[float]:
-    for node, seconds in stacks.samples:
+    for node, seconds, _ in stacks.samples:
         if stacks.frames[node].startswith("blocked by "):
             yield seconds

@@ -44,6 +44,13 @@ class Format(StrEnum):
     HTML = "html"
     JSON = "json"
     TEXT = "text"
+    SPEEDSCOPE = "speedscope"
+    FOLDED = "folded"
+    PPROF = "pprof"
+
+
+ENDINGS = {Format.TEXT: "txt", Format.SPEEDSCOPE: "speedscope.json", Format.PPROF: "pb.gz"}
+"""Of files, where they are not the format's name."""
 
 
 def token(
@@ -75,10 +82,20 @@ def profile(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Where the profile goes; profile-ID.html, and text to the terminal."),
+        typer.Option(
+            help="Where the profile goes; else profile-ID with the format's ending, and text to the "
+            "terminal."
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-    kind: Annotated[Format, typer.Option("--format", help="What to fetch.")] = Format.HTML,
+    kind: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="What to fetch: speedscope is for speedscope.app, folded for flamegraph.pl and "
+            "inferno, pprof for go tool pprof and Pyroscope.",
+        ),
+    ] = Format.HTML,
     method: Annotated[str, typer.Option(help="Of the request.")] = "GET",
     header: Annotated[
         list[str] | None,
@@ -156,8 +173,7 @@ def _deliver(body: bytes, identity: str, kind: Format, output: Path | None, *, s
     if output is None and kind is Format.TEXT and not show:
         typer.echo(body.decode(errors="replace"))
         return
-    ending = "txt" if kind is Format.TEXT else kind
-    file = output or Path(f"profile-{identity}.{ending}")
+    file = output or Path(f"profile-{identity}.{ENDINGS.get(kind, kind)}")
     try:
         file.write_bytes(body)
     except OSError as error:

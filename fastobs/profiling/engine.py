@@ -197,7 +197,7 @@ class Recording:
         ]
         return Stacks.of(
             self._tree,
-            [Sample(node, seconds) for _, node, seconds in merge(*notes, key=itemgetter(0))],
+            [Sample(*note[1:]) for note in merge(*notes, key=itemgetter(0))],
             beginning=self._beginning,
             description=description,
             started=self.started,
@@ -213,12 +213,12 @@ class Recording:
 
         What remains of that waiting is the time until a thread was free.
         """
-        for at, node, seconds in self._timeline.notes:
+        for at, node, seconds, times in self._timeline.notes:
             left = seconds
             if node >= 0 and self._tree.frames[node] == AWAIT_FRAME_IDENTIFIER:
                 left -= sum(hop.timeline.covers(at - seconds, at) for hop in hops)
             if left > 0:
-                yield Note(at, node, left)
+                yield Note(at, node, left, times)
 
 
 class Note(NamedTuple):
@@ -228,6 +228,7 @@ class Note(NamedTuple):
     """When it was seen last."""
     node: int
     seconds: float
+    times: int = 1
 
 
 class Timeline:
@@ -241,7 +242,8 @@ class Timeline:
         """What was running for so long until now."""
         now, notes = self._clock(), self.notes
         if notes and notes[-1].node == node:
-            notes[-1] = Note(now, node, notes[-1].seconds + seconds)
+            _, _, before, times = notes[-1]
+            notes[-1] = Note(now, node, before + seconds, times + 1)
         else:
             notes.append(Note(now, node, seconds))
 
@@ -290,10 +292,7 @@ class Hop:
         for parent, frame in zip(list(self.tree.parents), self.tree.frames, strict=False):
             # A parent is always older than its child.
             nodes.append(tree.add((frame,), stem if parent < 0 else nodes[parent]))
-        return [
-            Note(note.at, stem if note.node < 0 else nodes[note.node], note.seconds)
-            for note in notes
-        ]
+        return [note._replace(node=stem if note.node < 0 else nodes[note.node]) for note in notes]
 
     def _attach(self, frame: FrameType) -> None:
         try:

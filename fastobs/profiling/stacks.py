@@ -12,9 +12,11 @@ from pyinstrument.session import Session
 
 from fastobs._files import SITE, STDLIB, relative
 
-__all__ = ["Sample", "Stacks", "Tree"]
+__all__ = ["Frame", "Sample", "Stacks", "Total", "Tree"]
 
 VERSION = 1
+LONGEST_NUMBER = 9
+"""Digits of a line's number."""
 
 
 class Sample(NamedTuple):
@@ -23,6 +25,42 @@ class Sample(NamedTuple):
     node: int
     """Of the tree."""
     seconds: float
+    times: int = 1
+    """How often in a row it was seen; samples of a profile are not equally far apart."""
+
+
+class Total(NamedTuple):
+    """All samples of one stack."""
+
+    times: int
+    seconds: float
+
+
+NONE = Total(0, 0.0)
+
+
+class Frame(NamedTuple):
+    r"""What pyinstrument writes as ``function\0file\0line``, and attributes, each after a ``\1``."""
+
+    function: str
+    """With its class, if it is a method."""
+    file: str
+    """Empty for what is no function: ``[await]``."""
+    begins: int
+    """The line of its definition; 0 if it has none."""
+    line: int
+    """The line that was running."""
+
+    @classmethod
+    def of(cls, text: str) -> Frame:
+        """Whatever the text is, since a function and its file may be called anything."""
+        identifier, *attributes = text.split("\x01")
+        function, file, begins, *_ = *identifier.split("\x00"), "", ""
+        known = {each[:1]: each[1:] for each in attributes}
+        if owner := known.get("c"):
+            function = f"{owner}.{function}"
+        first = _number(begins)
+        return cls(function, file, first, _number(known.get("l", "")) or first)
 
 
 class Tree:
@@ -127,7 +165,7 @@ class Stacks:
             "version": VERSION,
             "distinct": distinct,
             "frames": [number[frame] for frame in self.frames],
-            "samples": [(sample.node, round(sample.seconds, 6)) for sample in self.samples],
+            "samples": [(node, round(seconds, 6), times) for node, seconds, times in self.samples],
         }
         return gzip.compress(json.dumps(content, separators=(",", ":")).encode(), compresslevel=6)
 
@@ -146,6 +184,22 @@ class Stacks:
         content["frames"] = [distinct[index] for index in content["frames"]]
         content["samples"] = [Sample(*sample) for sample in content["samples"]]
         return cls(**content)
+
+    def totals(self) -> dict[int, Total]:
+        """What each stack has of the samples, by its node."""
+        totals: dict[int, Total] = {}
+        for node, seconds, times in self.samples:
+            before = totals.get(node, NONE)
+            totals[node] = Total(before.times + times, before.seconds + seconds)
+        return totals
+
+    def path(self, node: int) -> list[int]:
+        """The nodes that lead to one, from the root."""
+        nodes = []
+        while node >= 0:
+            nodes.append(node)
+            node = self.parents[node]
+        return nodes[::-1]
 
     def session(self) -> Session:
         """For pyinstrument's renderers."""
@@ -167,6 +221,10 @@ class Stacks:
             sys_path=[SITE, STDLIB],
             sys_prefixes=[f"{SITE}/", f"{STDLIB}/"],
         )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) <= LONGEST_NUMBER else 0
 
 
 def _clean(frame: str) -> str:

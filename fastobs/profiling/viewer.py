@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from functools import partial
 from time import monotonic
 
@@ -29,11 +30,12 @@ HEADERS = {
 }
 CLOSED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
 SANDBOX = (
-    "sandbox allow-scripts; default-src 'none'; script-src 'nonce-{}'; style-src 'unsafe-inline'; "
+    "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'nonce-{}'; style-src 'unsafe-inline'; "
     "img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 """Scripts of the page run, but in an origin of their own: even one that was smuggled into a profile
-could neither call the app on behalf of the viewer nor send anything anywhere."""
+could neither call the app on behalf of the viewer nor send anything anywhere. Its links to formats
+that are files may be followed."""
 
 REFUSALS = {
     401: "Send the token of profiles.token: 'Authorization: Bearer ...', 'X-Profile: ...', or as the "
@@ -71,10 +73,11 @@ def viewer(store: Store, *, access: Access, prefix: str, patience: float = 1.0) 
             return _refuse(404)
         if scope["method"] not in {"GET", "HEAD"}:
             return _plain("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})
+        name = QueryParams(scope["query_string"]).get("format", "html")
         if not profile:
             here = "" if below.endswith("/") else "profiles/"
-            return await aside.run(lambda: _list(store, here))
-        return await show(profile, QueryParams(scope["query_string"]).get("format", "html"))
+            return await aside.run(partial(_list, store, name, here))
+        return await show(profile, name)
 
     async def show(profile: str, name: str) -> Response:
         deadline = monotonic() + patience
@@ -89,25 +92,23 @@ def viewer(store: Store, *, access: Access, prefix: str, patience: float = 1.0) 
     return page
 
 
-def _list(store: Store, here: str) -> Response:
-    from .views import listing
+def _list(store: Store, name: str, here: str) -> Response:
+    from .views import LISTS
 
+    if (chosen := LISTS.get(name)) is None:
+        return _unknown(LISTS)
     try:
-        found = store.list()
+        body = chosen.render(store.list(), here)
     except Exception as error:
         return _broken(error)
-    return Response(
-        listing(found, here=here),
-        media_type="text/html",
-        headers={"Content-Security-Policy": CLOSED},
-    )
+    return Response(body, media_type=chosen.media_type, headers={"Content-Security-Policy": CLOSED})
 
 
 def _show(store: Store, profile: str, name: str) -> Response | None:
     from .views import FORMATS
 
     if (chosen := FORMATS.get(name)) is None:
-        return _plain(f"Formats are: {', '.join(FORMATS)}.\n", 400)
+        return _unknown(FORMATS)
     nonce = secrets.token_urlsafe(16)
     try:
         if (found := store.get(profile)) is None:
@@ -116,13 +117,18 @@ def _show(store: Store, profile: str, name: str) -> Response | None:
         body = chosen.render(meta, Stacks.decode(stored), nonce)
     except Exception as error:
         return _broken(error)
-    policy = SANDBOX.format(nonce) if name == "html" else CLOSED
-    return Response(
+    headers = {"Content-Security-Policy": SANDBOX.format(nonce) if name == "html" else CLOSED}
+    if chosen.ending:
+        file = f"profile-{profile}.{chosen.ending}"
+        headers["Content-Disposition"] = f'attachment; filename="{file}"'
+    if isinstance(body, str):
         # What was a broken byte in a file's name cannot be encoded again.
-        body.encode(errors="replace"),
-        media_type=chosen.media_type,
-        headers={"Content-Security-Policy": policy},
-    )
+        body = body.encode(errors="replace")
+    return Response(body, media_type=chosen.media_type, headers=headers)
+
+
+def _unknown(formats: Iterable[str]) -> Response:
+    return _plain(f"Formats are: {', '.join(formats)}.\n", 400)
 
 
 def _broken(error: Exception) -> Response:

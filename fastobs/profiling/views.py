@@ -15,11 +15,14 @@ import jinja2
 from pyinstrument import renderers
 from pyinstrument.renderers import html as pyinstrument_html
 
-from .stacks import Stacks
+from . import pprof
+from .stacks import Frame, Stacks
 from .store import Meta
 
-__all__ = ["FORMATS", "Format", "listing"]
+__all__ = ["FORMATS", "LISTS", "Format", "List"]
 
+BREAKS_A_LINE = re.compile(r"[\s\x00-\x1f\x7f]+")
+"""What ends a line for somebody: one of ``folded`` holds one stack."""
 FOREIGN_STYLE = re.compile(r"https://fonts\.googleapis\.com/[^\"'`]*")
 
 
@@ -29,10 +32,24 @@ class Format(NamedTuple):
     Attributes:
         media_type: Of the response.
         render: The body, given the profile and the nonce that lets the page's own scripts run.
+        ending: Of the file that a browser shall make of it; empty for what it shows itself.
     """
 
     media_type: str
-    render: Callable[[Meta, Stacks, str], str]
+    render: Callable[[Meta, Stacks, str], str | bytes]
+    ending: str = ""
+
+
+class List(NamedTuple):
+    """One of those of the list.
+
+    Attributes:
+        media_type: Of the response.
+        render: The body, given the profiles, the newest first, and what a link to one begins with.
+    """
+
+    media_type: str
+    render: Callable[[Sequence[Meta], str], str]
 
 
 def page(meta: Meta, stacks: Stacks, nonce: str) -> str:
@@ -67,22 +84,69 @@ def as_json(meta: Meta, stacks: Stacks, nonce: str) -> str:  # noqa: ARG001
     return f'{{"profile": {json.dumps(asdict(meta))}, "session": {session.strip()}}}\n'
 
 
+def speedscope(meta: Meta, stacks: Stacks, nonce: str) -> str:  # noqa: ARG001
+    """The course of time, as https://www.speedscope.app draws it."""
+    document = json.loads(renderers.SpeedscopeRenderer().render(stacks.session()))
+    (drawn,) = document["profiles"]
+    # pyinstrument calls it a profile of the CPU and its time a local one; neither is so.
+    document["name"] = drawn["name"] = (
+        f"{stacks.description}, {_seconds(meta.duration)}, {_when(meta)}"
+    )
+    return json.dumps(document)
+
+
+def folded(meta: Meta, stacks: Stacks, nonce: str) -> str:  # noqa: ARG001
+    """A line for each stack, ``outer;inner microseconds``, as flamegraph.pl and inferno read it.
+
+    It is time and not samples, since one sample can stand for a millisecond of work or a minute of
+    waiting. A function has one name whatever its line, so that it is one box.
+    """
+    names = [_folded(Frame.of(frame)) for frame in stacks.frames]
+    lines: dict[str, float] = {}
+    for node, total in stacks.totals().items():
+        stack = ";".join(names[each] for each in stacks.path(node))
+        lines[stack] = lines.get(stack, 0.0) + total.seconds
+    counted = ((stack, round(seconds * 1e6)) for stack, seconds in lines.items())
+    return "".join(f"{stack} {count}\n" for stack, count in counted if count > 0)
+
+
+def _folded(frame: Frame) -> str:
+    place = f"{frame.file}:{frame.begins}" if frame.begins else frame.file
+    name = f"{frame.function} ({place})" if place else frame.function
+    return BREAKS_A_LINE.sub(" ", name).replace(";", ",")
+
+
+def protobuf(meta: Meta, stacks: Stacks, nonce: str) -> bytes:  # noqa: ARG001
+    """For pprof, Pyroscope and Grafana."""
+    labels = {"route": meta.route, "trace_id": meta.trace_id, "span_id": meta.span_id}
+    return pprof.encode(stacks, title=stacks.description, labels=labels)
+
+
 FORMATS = {
     "html": Format("text/html; charset=utf-8", page),
     "json": Format("application/json", as_json),
     "text": Format("text/plain; charset=utf-8", text),
+    "speedscope": Format("application/json", speedscope, "speedscope.json"),
+    "folded": Format("text/plain; charset=utf-8", folded, "folded"),
+    "pprof": Format("application/octet-stream", protobuf, "pb.gz"),
 }
 
 
-def listing(found: Sequence[Meta], *, here: str) -> str:
-    """All profiles, as a page.
-
-    Args:
-        found: The newest first.
-        here: What a link to a profile begins with.
-    """
+def listing(found: Sequence[Meta], here: str) -> str:
+    """All profiles, as a page."""
     rows = [(meta, _seconds(meta.duration), _when(meta)) for meta in found]
     return _templates().get_template("profiles.html").render(rows=rows, here=here)
+
+
+def described(found: Sequence[Meta], here: str) -> str:  # noqa: ARG001 - every list's signature
+    """All profiles, for a script."""
+    return json.dumps({"profiles": [asdict(meta) for meta in found]})
+
+
+LISTS = {
+    "html": List("text/html; charset=utf-8", listing),
+    "json": List("application/json", described),
+}
 
 
 def in_script(document: str) -> str:

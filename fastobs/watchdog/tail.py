@@ -372,12 +372,13 @@ class Capture:
             return
         chosen = stacks or [[UNSEEN]]
         for stack in chosen:
-            node, share = self._tree.add(stack), seconds / len(chosen)
+            node, share, times = self._tree.add(stack), seconds / len(chosen), 1
             if (place := self._place(node)) is not None:
                 self._times[place] += share
             if self._samples and self._samples[-1].node == node:
-                share += self._samples.pop().seconds
-            self._samples.append(Sample(node, share))
+                before = self._samples.pop()
+                share, times = share + before.seconds, before.times + 1
+            self._samples.append(Sample(node, share, times))
 
     def _place(self, node: int) -> Place | None:
         tree, places = self._tree, self._places

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from fastobs.cli.profiling import ENDINGS, Format
+from fastobs.profiling.views import FORMATS
 from tests.cli.conftest import TOKEN
 from tests.cli.running import complaint, fastobs
 from tests.parts import serve
@@ -34,6 +36,29 @@ def test_text_goes_to_the_terminal(service, tmp_path):
 
     assert "GET /items/{item_id}" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [("speedscope", ".speedscope.json"), ("folded", ".folded"), ("pprof", ".pb.gz")],
+)
+def test_a_file_has_the_ending_that_its_programs_know(service, tmp_path, kind, ending):
+    """So that they open it."""
+    words = ("--token", TOKEN, "--format", kind)
+
+    done = fastobs("profile", f"{service.url}/items/3", *words, folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.iterdir()
+    assert file.name.partition(".")[2] == ending[1:]
+    assert f"profile   {file.name}" in done.stderr
+
+
+def test_the_formats_are_those_of_the_viewer():
+    """All of them, with the endings that a browser would be told."""
+    assert [str(kind) for kind in Format] == list(FORMATS)
+    for kind in Format:
+        assert FORMATS[kind].ending in {"", ENDINGS.get(kind, kind)}
 
 
 def test_a_failing_request_has_a_profile_too(service, tmp_path):

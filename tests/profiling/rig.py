@@ -44,9 +44,9 @@ BURNT = 0.03
 
 
 def burn(seconds: float = BURNT) -> None:
-    """Work long enough to be sampled."""
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    """Work long enough to be sampled, also where others have the processor most of the time."""
+    end, worked = time.perf_counter() + seconds, time.thread_time() + seconds
+    while time.perf_counter() < end or time.thread_time() < worked:
         sum(range(50))
 
 

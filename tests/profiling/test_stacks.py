@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from fastobs.profiling.stacks import Sample, Stacks, Tree
+from fastobs.profiling.stacks import Sample, Stacks, Total, Tree
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def some(**more: object) -> Stacks:
+def some(times: int = 1, **more: object) -> Stacks:
     tree = Tree()
     first = tree.add(["MainThread\x00<thread>\x00139812", "main\x00/nowhere/app.py\x001\x01l4"])
     second = tree.add(["read\x00<built-in>\x000"], below=first)
@@ -27,7 +27,7 @@ def some(**more: object) -> Stacks:
         "count": 3,
         "truncated": False,
     }
-    samples = [Sample(first, 0.1), Sample(second, 0.2), Sample(first, 0.3)]
+    samples = [Sample(first, 0.1), Sample(second, 0.2, times), Sample(first, 0.3)]
     return Stacks.of(tree, samples, **(known | more))  # type: ignore[arg-type]
 
 
@@ -51,6 +51,22 @@ def test_what_somebody_else_stored_is_refused(stored: bytes):
     """Another version's, or no profile at all, is an error and not a wrong picture."""
     with pytest.raises((ValueError, OSError, EOFError)):
         Stacks.decode(stored)
+
+
+def test_a_sample_stored_without_how_often_it_was_seen_was_seen():
+    """Profiles are kept longer than a version of ours."""
+    stored = json.loads(gzip.decompress(some().encode()))
+    stored["samples"] = [sample[:2] for sample in stored["samples"]]
+
+    assert Stacks.decode(gzip.compress(json.dumps(stored).encode(), mtime=0)) == some()
+
+
+def test_a_stack_has_all_its_samples():
+    """However often it came, and how often in a row."""
+    stacks = some(times=3)
+
+    assert stacks.totals() == {1: Total(2, 0.4), 2: Total(3, 0.2)}
+    assert stacks.path(2) == [0, 1, 2]
 
 
 def test_a_session_has_the_samples_in_their_order():

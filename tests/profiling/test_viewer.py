@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from fastobs.config import Profiles
 from fastobs.profiling.stacks import Stacks
 from fastobs.profiling.store import Folder
+from fastobs.profiling.views import FORMATS
 from tests.driving import Answer
 from tests.profiling.rig import HOME, TOKEN, Rig, burn, run
 from tests.profiling.test_store import meta
@@ -174,8 +175,8 @@ def test_only_reading_is_possible(rig: Rig, profile: str):
     assert rig.store.get(profile) is not None
 
 
-def test_a_profile_is_shown_in_three_formats(rig: Rig, profile: str):
-    """A page by default, or JSON, or text; another name is answered with these."""
+def test_a_profile_is_shown_as_page_json_or_text(rig: Rig, profile: str):
+    """A page by default; another name is answered with those that there are."""
     page, text, document, unknown = (
         look(rig, f"profiles/{profile}", query_string=query)
         for query in (b"", b"format=text", b"format=json", b"format=pdf")
@@ -189,7 +190,46 @@ def test_a_profile_is_shown_in_three_formats(rig: Rig, profile: str):
     assert b"Recorded" in text.body
     assert parsed["profile"]["id"] == profile
     assert parsed["session"]["target_description"] == "GET (no route)"
-    assert (unknown.status, unknown.body) == (400, b"Formats are: html, json, text.\n")
+    assert unknown.status == 400
+    assert unknown.body == b"Formats are: html, json, text, speedscope, folded, pprof.\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type", "ending"),
+    [
+        ("speedscope", "application/json", "speedscope.json"),
+        ("folded", "text/plain; charset=utf-8", "folded"),
+        ("pprof", "application/octet-stream", "pb.gz"),
+    ],
+)
+def test_formats_of_other_programs_are_files(
+    rig: Rig, profile: str, name: str, media_type: str, ending: str
+):
+    """With the ending by which those know them; the page that links to them may have them saved."""
+    answer = look(rig, f"profiles/{profile}", query_string=f"format={name}".encode())
+    page = look(rig, f"profiles/{profile}")
+
+    assert (answer.status, answer.headers["content-type"]) == (200, media_type)
+    assert (
+        answer.headers["content-disposition"]
+        == f'attachment; filename="profile-{profile}.{ending}"'
+    )
+    assert "content-disposition" not in page.headers
+    assert f'href="?format={name}"'.encode() in page.body
+
+
+def test_the_list_is_json_too(rig: Rig, profile: str):
+    """What is known about each profile, for a script; the list has no other formats."""
+    page, document, unknown = (
+        look(rig, "profiles", query_string=query)
+        for query in (b"format=html", b"format=json", b"format=pprof")
+    )
+    (listed,) = json.loads(document.body)["profiles"]
+
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert document.headers["content-type"] == "application/json"
+    assert (listed["id"], listed["method"], listed["status"]) == (profile, "GET", 200)
+    assert (unknown.status, unknown.body) == (400, b"Formats are: html, json.\n")
 
 
 def test_a_page_runs_its_own_scripts_and_no_others(rig: Rig, profile: str):
@@ -206,7 +246,7 @@ def test_a_page_runs_its_own_scripts_and_no_others(rig: Rig, profile: str):
         scripts
         == ['<script type="application/json" id="session">'] + [f'<script nonce="{nonce}">'] * 3
     )
-    assert "sandbox allow-scripts;" in policy
+    assert "sandbox allow-scripts allow-downloads;" in policy
     assert "default-src 'none'" in policy
     assert "unsafe-inline" not in policy.partition("script-src")[2].partition(";")[0]
     assert look(rig, f"profiles/{profile}").headers["content-security-policy"] != policy
@@ -260,7 +300,7 @@ def empty() -> bytes:
     ).encode()
 
 
-@pytest.mark.parametrize("name", ["html", "json", "text"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_profile_without_samples_can_be_shown(rig: Rig, name: str):
     """A request can be faster than the first sample."""
     rig.store.put(meta(9), empty())

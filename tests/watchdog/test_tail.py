@@ -109,7 +109,7 @@ class Kept:
 def seconds(stacks: Stacks) -> dict[str, float]:
     """How long each function was in the stack."""
     found: dict[str, float] = defaultdict(float)
-    for node, duration in stacks.samples:
+    for node, duration, _ in stacks.samples:
         at, names = node, set()
         while at >= 0:
             names.add(stacks.frames[at].partition("\x00")[0])
@@ -717,6 +717,20 @@ def test_time_in_which_nobody_looked_is_nobodys(alone: Alone, shelf: Shelf) -> N
         tail.UNSEEN: pytest.approx(1.9),
         tail.AFTER: pytest.approx(0.1),
     }
+
+
+def test_what_is_seen_again_is_one_sample_that_says_how_often(alone: Alone, shelf: Shelf) -> None:
+    """A request that waits has few samples, whatever its time."""
+    exchange = alone.open()
+    alone.looks(0.6)
+    capture = alone.tail._captures[exchange]
+    for _ in range(5):
+        alone.clock.now += 0.1
+        capture.add([["one"]], alone.clock.now, block=None, running=True)
+    alone.close(exchange)
+
+    _, stacks = kept(alone, shelf)
+    assert [sample.times for sample in stacks.samples] == [1, 5]
 
 
 def test_a_request_whose_samples_are_full_says_so(alone: Alone, shelf: Shelf) -> None:
