@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hmac import compare_digest
 from inspect import isawaitable, iscoroutinefunction
 from time import monotonic
@@ -44,12 +44,14 @@ class Check:
         within: Seconds.
         busy: Whether asking would take from requests what they wait for; then it is not asked, and
             not held against the process.
+        required: Whether the process can serve nobody without it.
     """
 
     name: str
     ask: Ask
     within: float = WITHIN
     busy: Callable[[], bool] = lambda: False
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Outcome:
     state: str
     """up, down or busy."""
     detail: str = ""
+    required: bool = True
 
 
 class Health:
@@ -141,7 +144,10 @@ class Health:
         return {check.name: check for check in self._found()} | self._own
 
     def _note(self, checks: dict[str, Check], outcomes: Iterable[Outcome]) -> None:
-        self._outcomes = dict(zip(checks, outcomes, strict=True))
+        self._outcomes = {
+            check.name: replace(outcome, required=check.required)
+            for check, outcome in zip(checks.values(), outcomes, strict=True)
+        }
         # What is busy keeps the value that it had.
         known = {name: up for name, up in self._up.items() if name in checks}
         self._up = known | {
@@ -261,17 +267,21 @@ def health_pages(
     async def ready(scope: Scope) -> Response:
         outcomes = await health.outcomes()
         down = sorted(name for name, outcome in outcomes.items() if outcome.state == "down")
-        status = 503 if down else 200
-        word = "unavailable" if down else "ok"
+        missing = [name for name in down if outcomes[name].required]
+        status = 503 if missing else 200
+        word = "unavailable" if missing else "degraded" if down else "ok"
         if trusted(scope):
             checks = {
-                name: {"state": outcome.state, "detail": outcome.detail}
+                name: {
+                    "state": outcome.state,
+                    "detail": outcome.detail,
+                    "required": outcome.required,
+                }
                 for name, outcome in sorted(outcomes.items())
             }
             return JSONResponse({"status": word, "checks": checks}, status_code=status)
-        return PlainTextResponse(
-            f"{': '.join([word, ', '.join(down)] if down else [word])}\n", status
-        )
+        names = ", ".join(missing or down)
+        return PlainTextResponse(f"{word}: {names}\n" if names else f"{word}\n", status)
 
     for name, answer in (("livez", live), ("readyz", ready)):
         yield f"{prefix}/{name}", _page(f"{prefix}/{name}", answer)

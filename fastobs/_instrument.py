@@ -7,6 +7,7 @@ import weakref
 from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,7 @@ class Handle:
         self._app = app
         self._process = shared
         self._undo: list[Callable[[], None]] = []
-        self._health = Health(shared.probes.checks)
+        self._health = Health(self._checks)
         self._opened: dict[Exchange, None] = {}
         self._tail = self._capture()
         pages = dict(self._pages())
@@ -149,7 +150,7 @@ class Handle:
         ]
         return "\n".join(parts)
 
-    def check(self, name: str, ask: Ask, *, within: float = WITHIN) -> None:
+    def check(self, name: str, ask: Ask, *, within: float = WITHIN, required: bool = True) -> None:
         """Have ``/_fastobs/readyz`` ask this, too: ``handle.check("redis", client.ping)``.
 
         Watched connection pools are asked without it. Each check is asked at most once a second.
@@ -158,11 +159,13 @@ class Handle:
             name: Its label, and what an orchestrator is told if it fails.
             ask: A sync or async callable; the app is not ready while it raises or returns False.
             within: Seconds that it may take.
+            required: Whether the app is not ready without it; else it is asked and told like the
+                others, and the app is ready all the same.
 
         Raises:
             ConfigError: There is a check of this name, or it cannot be asked.
         """
-        self._health.add(Check(name, ask, within))
+        self._health.add(Check(name, ask, within, required=required))
 
     def uninstrument(self) -> None:
         """Restore the app as it was; what was counted stays counted."""
@@ -170,6 +173,13 @@ class Handle:
             self._undo.pop()()
         with suppress(AttributeError, KeyError):
             del self._app.state.fastobs
+
+    def _checks(self) -> Iterator[Check]:
+        """Those that nobody had to ask for: of the pools."""
+        pools = self.settings.pools
+        for check in self._process.probes.checks():
+            optional = pools is not None and pools.is_optional(check.name)
+            yield replace(check, required=False) if optional else check
 
     def _watching(self) -> str:
         from .watchdog.summary import summary

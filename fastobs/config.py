@@ -78,6 +78,8 @@ Paths = Annotated[
     tuple[Annotated[str, AfterValidator(_rooted)], ...], NoDecode, BeforeValidator(_split)
 ]
 """In the environment: separated by commas."""
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""The same."""
 
 
 class Section(BaseModel):
@@ -205,12 +207,22 @@ class Profiles(Section):
 class Pools(Section):
     """Connection pools."""
 
+    optional: Names = ()
+    """Names of pools without which the app can serve, such as that of a cache; ``redis:*`` for all
+    that begin so. They are asked and told like the others, but ``/_fastobs/readyz`` does not answer
+    503 for them: else the end of a cache would take every instance out of service."""
     held_after: PositiveFloat | None = 30.0
     """Seconds; a connection to a database that is not given back for longer gets a line in the log.
     None for no such lines. Those of redis-py get none: who blocks or subscribes has one for good."""
     server_limits: PositiveFloat | None = 300.0
     """Seconds between two questions to a database server how many connections it takes, each on a
     connection of its own; None if it shall not be asked."""
+
+    def is_optional(self, name: str) -> bool:
+        """Whether the app can serve without the pool of this name."""
+        return any(
+            name.startswith(one[:-1]) if one.endswith("*") else name == one for one in self.optional
+        )
 
 
 class Caches(Section):

@@ -14,6 +14,7 @@ import anyio.lowlevel
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Engine, create_engine
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.anyio
 
 READY = "/_fastobs/readyz"
 LIVE = "/_fastobs/livez"
+UP = {"state": "up", "detail": "", "required": True}
 
 
 @pytest.fixture
@@ -104,6 +106,47 @@ async def test_a_check_that_fails_takes_the_app_out_of_service(app, observed, me
     assert {row.values for row in meters.rows(catalogue.HEALTH_UP)} == {("mail",), ("redis",)}
 
 
+async def test_what_the_app_can_do_without_does_not_take_it_out_of_service(app, observed, meters):
+    """Else the end of a cache would be the end of all instances at once. It is told all the same."""
+    handle = observed(app, profiles={"token": "secret"})
+    handle.check("cache", fail, required=False)
+    handle.check("mail", lambda: None)
+    answer = await call(app, READY)
+    told = await details(app)
+    meters.refresh()
+
+    assert (answer.status, answer.body) == (200, b"degraded: cache\n")
+    assert told["status"] == "degraded"
+    assert {name: check["required"] for name, check in told["checks"].items()} == {
+        "cache": False,
+        "mail": True,
+    }
+    assert {row.values: row.value for row in meters.rows(catalogue.HEALTH_UP)} == {
+        ("cache",): 0.0,
+        ("mail",): 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("optional", "status"),
+    [("shop", 200), ("cache, sh*", 200), ("cache", 503), ("sho", 503)],
+)
+async def test_pools_that_the_app_can_do_without_are_a_setting(
+    app, observed, tmp_path, monkeypatch, optional, status
+):
+    """By their names, or by how these begin."""
+    monkeypatch.setenv("FASTOBS_POOLS_OPTIONAL", optional)
+    observed(app)
+    engine = watch(create_engine(f"sqlite:///{tmp_path}/not/there/shop.db"), name="shop")
+    with pytest.raises(OperationalError):
+        engine.connect()
+    answer = await call(app, READY)
+
+    assert answer.status == status
+    assert answer.body.endswith(b": shop\n")
+    engine.dispose()
+
+
 @pytest.mark.parametrize("section", ["metrics", "profiles"])
 async def test_details_are_for_who_has_a_token(app, observed, section):
     """Error texts may tell much."""
@@ -111,7 +154,13 @@ async def test_details_are_for_who_has_a_token(app, observed, section):
 
     assert await details(app) == {
         "status": "unavailable",
-        "checks": {"redis": {"state": "down", "detail": "ConnectionError: no route to host"}},
+        "checks": {
+            "redis": {
+                "state": "down",
+                "detail": "ConnectionError: no route to host",
+                "required": True,
+            }
+        },
     }
     answer = await call(app, READY, headers={"Authorization": "Bearer wrong"})
     assert answer.body == b"unavailable: redis\n"
@@ -207,7 +256,7 @@ async def test_a_watched_pool_is_asked(app, observed, engine, meters):
     """Without a line more, and off the event loop."""
     observed(app, metrics={"token": "secret"})
 
-    assert await details(app) == {"status": "ok", "checks": {"shop": {"state": "up", "detail": ""}}}
+    assert await details(app) == {"status": "ok", "checks": {"shop": UP}}
     meters.refresh()
     assert values(meters, catalogue.HEALTH_UP) == {("shop",): 1.0}
 
@@ -243,7 +292,7 @@ async def test_an_async_engine_is_asked_on_its_loop(app, observed, tmp_path):
     checks = (await details(app))["checks"]
     await engine.dispose()
 
-    assert checks == {"shop": {"state": "up", "detail": ""}}
+    assert checks == {"shop": UP}
 
 
 async def test_a_connection_that_requests_share_is_left_alone(app, observed):
