@@ -168,7 +168,8 @@ class Profiles(Section):
     """Profiles on demand, for requests that carry the header ``X-Profile``."""
 
     token: SecretStr | None = None
-    """What the header must carry; without it no request is profiled (but see ``debug`` in docs)."""
+    """What the header must carry, or what it carries must be made from (``fastobs token --ttl 15m``);
+    without it no request is profiled (but see ``debug`` in docs)."""
     directory: Path | None = None
     """Where profiles are kept; None is a private folder of this user and service under the system's
     temporary one."""

@@ -23,7 +23,9 @@ app = typer.Typer(
 app.add_typer(export.dashboards, name="dashboards")
 app.add_typer(export.alerts, name="alerts")
 app.add_typer(export.monitor, name="monitor")
-app.command(epilog="Example: fastobs token >> .env")(profiling.token)
+app.command(epilog="Example: fastobs token >> .env; fastobs token --ttl 15m --route '/orders/*'")(
+    profiling.token
+)
 app.command(epilog="Example: fastobs profile http://127.0.0.1:8000/report --open")(
     profiling.profile
 )

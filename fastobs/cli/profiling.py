@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import time
 import webbrowser
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from time import perf_counter
 from typing import Annotated
 
 import typer
 
 from fastobs.config import Profiles
+from fastobs.profiling.tokens import EVERY, LONGEST, Signed, read, sign
 
 from . import web
 from .failure import Failed
@@ -22,6 +25,10 @@ __all__ = ["profile", "token"]
 TRIES = 10
 """Questions for a profile that is being written; the service holds each for a second."""
 NOTHING = "-"
+TTL = "15m"
+UNITS = {"s": 1, "m": 60, "h": 3600}
+SHORT = 16
+"""Characters of a secret that can be found by trying, given something that it has signed."""
 REFUSALS = {
     "busy": "another request is being profiled on that event loop. Try again when it is done",
     "limited": "it has profiled as many requests in this minute as profiles.per_minute allows. "
@@ -58,13 +65,85 @@ def token(
     purpose: Annotated[
         Purpose, typer.Option("--for", help="Profiles of requests, or the page of metrics.")
     ] = Purpose.PROFILES,
+    ttl: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help=f"Make a signed token that ends after this time, at most 24h; {TTL} with --route.",
+            show_default=False,
+        ),
+    ] = None,
+    route: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Make a signed token for these routes: '/orders/*', or a template like "
+            "'/orders/{order_id}'; all of them with --ttl.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar="FASTOBS_PROFILES_TOKEN",
+            show_default=False,
+            help="The service's profiles.token, of which a signed token is made. Others on this machine "
+            "can see it among the words of a command: better set the variable.",
+        ),
+    ] = None,
 ) -> None:
-    """Make a token, and print the line to set."""
+    """Make a token, and print the line to set; or one that is signed, and ends by itself."""
+    if ttl is not None or route is not None:
+        if purpose is not Purpose.PROFILES:
+            msg = "Only tokens for profiles can end by themselves; leave out --ttl and --route."
+            raise Failed(msg)
+        _sign(key, ttl or TTL, route or EVERY)
+        return
     typer.echo(f"FASTOBS_{purpose.upper()}_TOKEN={secrets.token_urlsafe(32)}")
     typer.echo(
         "Set it where the service starts; whoever has it sees what it opens. It is shown only once.",
         err=True,
     )
+
+
+def _sign(secret: str | None, ttl: str, pattern: str) -> None:
+    if not secret:
+        msg = (
+            "A signed token is made of the secret of the service: set FASTOBS_PROFILES_TOKEN to its "
+            "profiles.token, or give --token. 'fastobs token' makes a new secret."
+        )
+        raise Failed(msg)
+    if read(secret.encode()) is not None:
+        msg = "FASTOBS_PROFILES_TOKEN or --token is a signed token itself; give the secret of the service."
+        raise Failed(msg)
+    expires = int(time.time() + _time(ttl))
+    typer.echo(sign(secret, pattern=pattern, expires=expires))
+    routes = "all routes" if pattern == EVERY else pattern
+    typer.echo(
+        f"Until {_when(expires)} whoever has it can profile requests to {routes} and see the profiles "
+        "of these routes. Only another secret of the service ends it before.",
+        err=True,
+    )
+    if len(secret) < SHORT:
+        typer.echo(
+            "The secret is short: whoever has this token can find it by trying. 'fastobs token' makes "
+            "a better one.",
+            err=True,
+        )
+
+
+def _time(ttl: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,6})([smh])", ttl)
+    lasts = int(found[1]) * UNITS[found[2]] if found else 0
+    if not 0 < lasts <= LONGEST:
+        msg = f"--ttl {ttl} is not a time of at most 24 hours; write it like 90s, 15m or 2h."
+        raise Failed(msg)
+    return lasts
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def profile(
@@ -76,8 +155,9 @@ def profile(
             "--token",
             envvar="FASTOBS_PROFILES_TOKEN",
             show_default=False,
-            help="The service's profiles.token; not needed in debug mode on the same machine. Others "
-            "on this machine can see it among the words of a command: better set the variable.",
+            help="The service's profiles.token, or a signed one of 'fastobs token'; not needed in debug "
+            "mode on the same machine. Others on this machine can see it among the words of a command: "
+            "better set the variable.",
         ),
     ] = None,
     output: Annotated[
@@ -108,16 +188,16 @@ def profile(
     """Send a request, have it profiled, and fetch the profile."""
     viewer = f"{web.origin(url)}/{prefix.strip('/')}/profiles"
     secret = {"X-Profile": key or "1"}
-    started = perf_counter()
+    started = time.perf_counter()
     answer = web.ask(url, headers={**_headers(header), **secret}, method=method)
-    took = perf_counter() - started
+    took = time.perf_counter() - started
     typer.echo(f"{method} {url}", err=True)
     typer.echo(f"status    {answer.status}", err=True)
     typer.echo(f"duration  {seconds(took)}, seen from here", err=True)
     typer.echo(f"trace id  {answer.headers.get('x-trace-id', NOTHING)}", err=True)
     identity = answer.headers.get("x-profile-id")
     if identity is None:
-        raise Failed(_why_not(answer, viewer, secret, has_token=key is not None))
+        raise Failed(_why_not(answer, viewer, secret, key))
     _deliver(
         _fetch(f"{viewer}/{identity}?format={kind}", secret), identity, kind, output, show=show
     )
@@ -134,14 +214,24 @@ def _headers(given: list[str] | None) -> dict[str, str]:
     return headers
 
 
-def _why_not(answer: web.Answer, viewer: str, secret: dict[str, str], *, has_token: bool) -> str:
+def _why_not(answer: web.Answer, viewer: str, secret: dict[str, str], key: str | None) -> str:
     status = answer.headers.get("x-profile-status")
     if status is not None:
         return f"The service did not profile this request: {REFUSALS.get(status, status)}."
-    match web.ask(viewer, headers=secret).status, has_token:
-        case 401, False:
+    match web.ask(viewer, headers=secret).status, key and (read(key.encode()) or key):
+        case 401, None | "":
             why = "it wants a token. Give --token or set FASTOBS_PROFILES_TOKEN"
-        case 401, True:
+        case 401, Signed() as signed:
+            why = (
+                "the token was made of another secret, or is over: its end is "
+                f"{_when(signed.expires)}. Make another one with 'fastobs token --ttl 15m'"
+            )
+        case 200, Signed() as signed:
+            why = (
+                f"the token is for {signed.pattern.text}, and this path is another one, or one that the "
+                "service leaves alone. See its setting metrics.exclude"
+            )
+        case 401, _:
             why = "its token is another one. Give the value of its profiles.token"
         case 200, _:
             why = "it leaves this path alone. See its setting metrics.exclude"
@@ -162,6 +252,12 @@ def _fetch(url: str, secret: dict[str, str]) -> bytes:
             return answer.body
         if answer.status != 404:
             break
+    if answer.status == 403:
+        msg = (
+            "The request was profiled, but the token does not show the profile: it is for the path of the "
+            "request and not for the template of its route. Make one for that, like '/orders/{order_id}'."
+        )
+        raise Failed(msg)
     msg = (
         f"The request was profiled, but {url} answered {answer.status}. If several machines serve "
         "this address, they need one FASTOBS_PROFILES_URL; otherwise see the service's log."

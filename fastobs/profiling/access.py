@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hmac import compare_digest
 from ipaddress import IPv6Address, ip_address
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import Scope
 
 from fastobs._exchange import Exchange
 
-__all__ = ["Access", "Grant"]
+from .tokens import Pattern, verify
+
+__all__ = ["Access", "Grant", "Visit"]
 
 FORWARDED = frozenset(
     {
@@ -39,20 +42,47 @@ class Grant:
     trigger: str = "header"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """What a visitor of the viewer may see.
+
+    Attributes:
+        refused: The status with which they are turned away; None lets them in.
+        routes: Those whose profiles they see; None is all.
+        link: The token that was part of the address, and has to be part of the next one.
+    """
+
+    refused: int | None = None
+    routes: Pattern | None = None
+    link: str = ""
+
+    def shows(self, route: str) -> bool:
+        """Whether profiles of a route, given by its template, are for this visitor."""
+        return self.routes is None or self.routes.fits(route)
+
+
 class Access:
-    """The one place that compares tokens.
+    """The one place that compares tokens: the secret itself, and those that are signed with it.
 
     Without a token everything is closed, except in debug mode for who sits at the same machine.
 
     Args:
         token: The secret; None or empty is no token.
         debug: Whether the app is in debug mode; asked each time, since an app may change it.
+        now: Seconds since the epoch, by which signed tokens end.
     """
 
-    def __init__(self, token: str | None, *, debug: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        token: str | None,
+        *,
+        debug: Callable[[], bool],
+        now: Callable[[], float] = time.time,
+    ) -> None:
         # FASTOBS_PROFILES_TOKEN= in an environment file must not admit everybody without a token.
         self._token = token.encode() if token else None
         self._debug = debug
+        self._now = now
 
     def concerns(self, scope: Scope) -> bool:
         """Whether ``X-Profile`` means us; else it is a header like any other, maybe the app's own."""
@@ -62,21 +92,38 @@ class Access:
         """Leave for this exchange to be profiled, given what its ``X-Profile`` header says."""
         if self._token is None:
             return Grant() if self._at_home(exchange.scope) else None
-        return Grant() if compare_digest(value.strip(), self._token) else None
+        value = value.strip()
+        if compare_digest(value, self._token):
+            return Grant()
+        signed = verify(value, self._token, now=self._now())
+        # It is not routed yet, so that the path stands for the route.
+        if signed is not None and signed.pattern.fits(_path(exchange.scope)):
+            return Grant()
+        return None
 
-    def refusal(self, scope: Scope) -> int | None:
-        """The status with which a visitor of the viewer is turned away; None lets them in."""
+    def visit(self, scope: Scope) -> Visit:
+        """What may be seen by whoever sent this request to the viewer."""
         if self._token is not None:
-            headers = Headers(scope=scope)
-            return None if any(map(self._is_token, _offered(headers))) else 401
+            return self._with_token(scope, self._token)
         if not self._at_home(scope):
-            return 404
+            return Visit(refused=404)
         # A foreign site can point its name at 127.0.0.1 and have a browser read what is open to
         # that browser's machine (DNS rebinding); it cannot do so with a number or "localhost".
-        return None if _names_this_machine(Headers(scope=scope).get("host", "")) else 403
+        known = _names_this_machine(Headers(scope=scope).get("host", ""))
+        return Visit(refused=None if known else 403)
 
-    def _is_token(self, given: str) -> bool:
-        return compare_digest(given.encode(), self._token or b"")
+    def _with_token(self, scope: Scope, secret: bytes) -> Visit:
+        offered = [each.encode() for each in _offered(Headers(scope=scope))]
+        if any(compare_digest(each, secret) for each in offered):
+            return Visit()
+        for each in offered:
+            if (signed := verify(each, secret, now=self._now())) is not None:
+                return Visit(routes=signed.pattern)
+        # An address is in every log on the way, so that only what ends by itself may be part of it.
+        link = QueryParams(scope["query_string"]).get("token", "")
+        if (signed := verify(link.encode(), secret, now=self._now())) is not None:
+            return Visit(routes=signed.pattern, link=link)
+        return Visit(refused=401)
 
     def _at_home(self, scope: Scope) -> bool:
         if not self._debug() or not (client := scope.get("client")):
@@ -100,6 +147,13 @@ def _offered(headers: Headers) -> list[str]:
             return offered
         offered.append(pair.partition(":")[2])
     return offered
+
+
+def _path(scope: Scope) -> str:
+    """As routing sees it: without the prefix of a proxy."""
+    path, root = scope["path"], scope.get("root_path", "")
+    below: str = path.removeprefix(root)
+    return below if below.startswith("/") else path
 
 
 def _is_loopback(host: str) -> bool:

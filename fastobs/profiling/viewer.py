@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fastobs._aside import Aside
 from fastobs._contain import contain
 
-from .access import Access
+from .access import Access, Visit
 from .stacks import Stacks
 from .store import Store, is_id
 
@@ -38,12 +38,15 @@ could neither call the app on behalf of the viewer nor send anything anywhere. I
 that are files may be followed."""
 
 REFUSALS = {
-    401: "Send the token of profiles.token: 'Authorization: Bearer ...', 'X-Profile: ...', or as the "
-    "password a browser asks for.\n",
+    401: "Send the token of profiles.token, or one that was made from it and has not ended: "
+    "'Authorization: Bearer ...', 'X-Profile: ...', or as the password a browser asks for.\n",
     403: "Without a token, profiles are shown under the name of this machine only. Open "
     "http://localhost or http://127.0.0.1 with the port of the app.\n",
     404: "Not Found\n",
 }
+
+
+OTHER_ROUTE = "This token is for other routes than the one of this profile.\n"
 
 
 def viewer(store: Store, *, access: Access, prefix: str, patience: float = 1.0) -> ASGIApp:
@@ -64,9 +67,9 @@ def viewer(store: Store, *, access: Access, prefix: str, patience: float = 1.0) 
         await response(scope, receive, send)
 
     async def answer(scope: Scope) -> Response:
-        refused = access.refusal(scope)
-        if refused is not None:
-            return _refuse(refused)
+        visit = access.visit(scope)
+        if visit.refused is not None:
+            return _refuse(visit.refused)
         below = scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(prefix)
         kind, _, profile = below.removeprefix("/").partition("/")
         if kind != "profiles" or (profile and not is_id(profile)):
@@ -76,13 +79,13 @@ def viewer(store: Store, *, access: Access, prefix: str, patience: float = 1.0) 
         name = QueryParams(scope["query_string"]).get("format", "html")
         if not profile:
             here = "" if below.endswith("/") else "profiles/"
-            return await aside.run(partial(_list, store, name, here))
-        return await show(profile, name)
+            return await aside.run(partial(_list, store, visit, name, here))
+        return await show(visit, profile, name)
 
-    async def show(profile: str, name: str) -> Response:
+    async def show(visit: Visit, profile: str, name: str) -> Response:
         deadline = monotonic() + patience
         while True:
-            shown = await aside.run(partial(_show, store, profile, name))
+            shown = await aside.run(partial(_show, store, visit, profile, name))
             if shown is not None:
                 return shown
             if monotonic() >= deadline:
@@ -92,20 +95,21 @@ def viewer(store: Store, *, access: Access, prefix: str, patience: float = 1.0) 
     return page
 
 
-def _list(store: Store, name: str, here: str) -> Response:
-    from .views import LISTS
+def _list(store: Store, visit: Visit, name: str, here: str) -> Response:
+    from .views import LISTS, Around
 
     if (chosen := LISTS.get(name)) is None:
         return _unknown(LISTS)
     try:
-        body = chosen.render(store.list(), here)
+        found = [meta for meta in store.list() if visit.shows(meta.route)]
+        body = chosen.render(found, Around(here=here, token=visit.link))
     except Exception as error:
         return _broken(error)
     return Response(body, media_type=chosen.media_type, headers={"Content-Security-Policy": CLOSED})
 
 
-def _show(store: Store, profile: str, name: str) -> Response | None:
-    from .views import FORMATS
+def _show(store: Store, visit: Visit, profile: str, name: str) -> Response | None:
+    from .views import FORMATS, Around
 
     if (chosen := FORMATS.get(name)) is None:
         return _unknown(FORMATS)
@@ -114,7 +118,9 @@ def _show(store: Store, profile: str, name: str) -> Response | None:
         if (found := store.get(profile)) is None:
             return None
         meta, stored = found
-        body = chosen.render(meta, Stacks.decode(stored), nonce)
+        if not visit.shows(meta.route):
+            return _plain(OTHER_ROUTE, 403)
+        body = chosen.render(meta, Stacks.decode(stored), Around(nonce=nonce, token=visit.link))
     except Exception as error:
         return _broken(error)
     headers = {"Content-Security-Policy": SANDBOX.format(nonce) if name == "html" else CLOSED}

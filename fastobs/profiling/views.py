@@ -19,11 +19,22 @@ from . import pprof
 from .stacks import Frame, Stacks
 from .store import Meta
 
-__all__ = ["FORMATS", "LISTS", "Format", "List"]
+__all__ = ["FORMATS", "LISTS", "Around", "Format", "List"]
 
 BREAKS_A_LINE = re.compile(r"[\s\x00-\x1f\x7f]+")
 """What ends a line for somebody: one of ``folded`` holds one stack."""
 FOREIGN_STYLE = re.compile(r"https://fonts\.googleapis\.com/[^\"'`]*")
+
+
+class Around(NamedTuple):
+    """What pages need besides profiles."""
+
+    nonce: str = ""
+    """Lets a page's own scripts run."""
+    here: str = ""
+    """What a link to a profile begins with."""
+    token: str = ""
+    """What each link has to carry; empty if whoever follows it shows theirs by other means."""
 
 
 class Format(NamedTuple):
@@ -31,12 +42,12 @@ class Format(NamedTuple):
 
     Attributes:
         media_type: Of the response.
-        render: The body, given the profile and the nonce that lets the page's own scripts run.
+        render: The body, given the profile.
         ending: Of the file that a browser shall make of it; empty for what it shows itself.
     """
 
     media_type: str
-    render: Callable[[Meta, Stacks, str], str | bytes]
+    render: Callable[[Meta, Stacks, Around], str | bytes]
     ending: str = ""
 
 
@@ -45,14 +56,14 @@ class List(NamedTuple):
 
     Attributes:
         media_type: Of the response.
-        render: The body, given the profiles, the newest first, and what a link to one begins with.
+        render: The body, given the profiles, the newest first.
     """
 
     media_type: str
-    render: Callable[[Sequence[Meta], str], str]
+    render: Callable[[Sequence[Meta], Around], str]
 
 
-def page(meta: Meta, stacks: Stacks, nonce: str) -> str:
+def page(meta: Meta, stacks: Stacks, around: Around) -> str:
     """The interactive view of pyinstrument under a line that says which request it was."""
     script, style = _application()
     return (
@@ -63,7 +74,7 @@ def page(meta: Meta, stacks: Stacks, nonce: str) -> str:
             seconds=_seconds(meta.duration),
             when=_when(meta),
             formats=[name for name in FORMATS if name != "html"],
-            nonce=nonce,
+            around=around,
             script=script,
             style=style,
             session=in_script(renderers.html.JSONForHTMLRenderer().render(stacks.session())),
@@ -71,20 +82,20 @@ def page(meta: Meta, stacks: Stacks, nonce: str) -> str:
     )
 
 
-def text(meta: Meta, stacks: Stacks, nonce: str) -> str:  # noqa: ARG001 - every view's signature
+def text(meta: Meta, stacks: Stacks, around: Around) -> str:  # noqa: ARG001 - every view's signature
     """The tree of pyinstrument for terminals."""
     renderer = renderers.ConsoleRenderer(unicode=True, color=False)
     return renderer.render(stacks.session())
 
 
-def as_json(meta: Meta, stacks: Stacks, nonce: str) -> str:  # noqa: ARG001
+def as_json(meta: Meta, stacks: Stacks, around: Around) -> str:  # noqa: ARG001
     """What is known about the request, and pyinstrument's tree."""
     session = renderers.JSONRenderer().render(stacks.session())
     # Put together as text: parsing such a deep tree could exceed the recursion limit.
     return f'{{"profile": {json.dumps(asdict(meta))}, "session": {session.strip()}}}\n'
 
 
-def speedscope(meta: Meta, stacks: Stacks, nonce: str) -> str:  # noqa: ARG001
+def speedscope(meta: Meta, stacks: Stacks, around: Around) -> str:  # noqa: ARG001
     """The course of time, as https://www.speedscope.app draws it."""
     document = json.loads(renderers.SpeedscopeRenderer().render(stacks.session()))
     (drawn,) = document["profiles"]
@@ -95,7 +106,7 @@ def speedscope(meta: Meta, stacks: Stacks, nonce: str) -> str:  # noqa: ARG001
     return json.dumps(document)
 
 
-def folded(meta: Meta, stacks: Stacks, nonce: str) -> str:  # noqa: ARG001
+def folded(meta: Meta, stacks: Stacks, around: Around) -> str:  # noqa: ARG001
     """A line for each stack, ``outer;inner microseconds``, as flamegraph.pl and inferno read it.
 
     It is time and not samples, since one sample can stand for a millisecond of work or a minute of
@@ -116,7 +127,7 @@ def _folded(frame: Frame) -> str:
     return BREAKS_A_LINE.sub(" ", name).replace(";", ",")
 
 
-def protobuf(meta: Meta, stacks: Stacks, nonce: str) -> bytes:  # noqa: ARG001
+def protobuf(meta: Meta, stacks: Stacks, around: Around) -> bytes:  # noqa: ARG001
     """For pprof, Pyroscope and Grafana."""
     labels = {"route": meta.route, "trace_id": meta.trace_id, "span_id": meta.span_id}
     return pprof.encode(stacks, title=stacks.description, labels=labels)
@@ -132,13 +143,13 @@ FORMATS = {
 }
 
 
-def listing(found: Sequence[Meta], here: str) -> str:
+def listing(found: Sequence[Meta], around: Around) -> str:
     """All profiles, as a page."""
     rows = [(meta, _seconds(meta.duration), _when(meta)) for meta in found]
-    return _templates().get_template("profiles.html").render(rows=rows, here=here)
+    return _templates().get_template("profiles.html").render(rows=rows, around=around)
 
 
-def described(found: Sequence[Meta], here: str) -> str:  # noqa: ARG001 - every list's signature
+def described(found: Sequence[Meta], around: Around) -> str:  # noqa: ARG001 - every list's signature
     """All profiles, for a script."""
     return json.dumps({"profiles": [asdict(meta) for meta in found]})
 

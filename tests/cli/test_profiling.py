@@ -7,6 +7,7 @@ import json
 import pytest
 
 from fastobs.cli.profiling import ENDINGS, Format
+from fastobs.profiling.tokens import read, sign
 from fastobs.profiling.views import FORMATS
 from tests.cli.conftest import TOKEN
 from tests.cli.running import complaint, fastobs
@@ -83,9 +84,91 @@ def test_method_and_headers_are_those_of_the_request(service, tmp_path):
     assert "status    405" in done.stderr
 
 
+def signed(*words: str) -> str:
+    """What the command makes of the secret."""
+    done = fastobs("token", *words, FASTOBS_PROFILES_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    (token,) = done.stdout.split()
+    return token
+
+
+@pytest.mark.parametrize("pattern", ["/items/*", "/items/{item_id}"])
+def test_a_signed_token_will_do_for_its_routes(service, tmp_path, pattern):
+    """From the command that makes it to the page that it shows, and no further."""
+    token = signed("--ttl", "15m", "--route", pattern)
+    words = ("--token", token)
+    done = fastobs("profile", f"{service.url}/items/3", *words, folder=tmp_path)
+    fastobs("profile", f"{service.url}/broken", "--token", TOKEN, folder=tmp_path)
+    listed = service.get(f"/_fastobs/profiles?format=json&token={token}")
+
+    assert done.returncode == 0, done.stderr
+    assert token not in done.stdout + done.stderr
+    assert {each["route"] for each in json.loads(listed.body)["profiles"]} == {"/items/{item_id}"}
+    assert service.get(f"/_fastobs/profiles?token={TOKEN}").status == 401
+
+
+def test_a_signed_token_says_what_it_is_for():
+    """On stderr, so that the token stands alone; without --route it is all routes."""
+    one = fastobs("token", "--route", "/items/*", FASTOBS_PROFILES_TOKEN=TOKEN)
+    two = fastobs("token", "--ttl", "24h", "--token", "short")
+    given = read(two.stdout.strip().encode())
+
+    assert given is not None
+    assert given.pattern.text == "*"
+    assert "profile requests to /items/* and see the profiles" in one.stderr
+    assert "The secret is short" not in one.stderr
+    assert "profile requests to all routes" in two.stderr
+    assert "The secret is short" in two.stderr
+
+
+def test_a_secret_is_made_though_there_is_one():
+    """It is what is asked for without --ttl and --route, as for a change of it."""
+    done = fastobs("token", FASTOBS_PROFILES_TOKEN=TOKEN)
+
+    assert done.stdout.startswith("FASTOBS_PROFILES_TOKEN=")
+    assert TOKEN not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--ttl", "15"), "write it like 90s, 15m or 2h"),
+        (("--ttl", "0s"), "is not a time of at most 24 hours"),
+        (("--ttl", "25h"), "is not a time of at most 24 hours"),
+        (("--ttl", "24h1s"), "is not a time"),
+        (("--ttl", "-5m"), "is not a time"),
+        (("--route", "items"), "write it like '/orders/*'"),
+        (("--ttl", "1m", "--for", "metrics"), "Only tokens for profiles"),
+        (("--ttl", "1m", "--token", ""), "set FASTOBS_PROFILES_TOKEN"),
+        (("--ttl", "1m", "--token", sign(TOKEN, expires=0)), "is a signed token itself"),
+    ],
+)
+def test_what_cannot_be_signed_is_one_line(words, expected):
+    """A time, a route, a secret: each error says what to write instead."""
+    assert expected in complaint(fastobs("token", *words, FASTOBS_PROFILES_TOKEN=TOKEN))
+
+
+def test_a_token_for_a_path_does_not_show_its_routes_profile(service):
+    """The path may be profiled; the profile is of the route, which is more."""
+    done = fastobs("profile", f"{service.url}/items/3", "--token", signed("--route", "/items/3"))
+
+    assert "Make one for that, like '/orders/{order_id}'" in complaint(done)
+
+
 @pytest.mark.parametrize(
     ("path", "words", "expected"),
     [
+        (
+            "/items/1",
+            ("--token", sign("another", expires=4e9)),
+            "the token was made of another secret",
+        ),
+        ("/items/1", ("--token", sign(TOKEN, expires=1e9)), "its end is 2001-09-09 01:46:40 UTC"),
+        (
+            "/items/1",
+            ("--token", sign(TOKEN, pattern="/orders/*", expires=4e9)),
+            "the token is for /orders/*, and this path is another one",
+        ),
         ("/items/1", (), "it wants a token. Give --token"),
         ("/items/1", ("--token", "wrong"), "its token is another one"),
         ("/internal", ("--token", TOKEN), "it leaves this path alone. See its setting metrics.ex"),

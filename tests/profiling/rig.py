@@ -68,6 +68,7 @@ class Rig:
         debug: bool = False,
         store: Store | None = None,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
         patience: float = 0.0,
         others: tuple[Signal, ...] = (),
         **settings: Any,
@@ -75,7 +76,7 @@ class Rig:
         self.meters = Meters()
         chosen = Profiles(directory=folder, **{"per_minute": 1000, **settings})
         self.store = store or Folder(chosen)
-        access = Access(token, debug=lambda: debug)
+        access = Access(token, debug=lambda: debug, now=now)
         signal = profiles(
             chosen, self.meters, access=access, store=self.store, service="shop", clock=clock
         )

@@ -8,6 +8,8 @@ import re
 import threading
 from pathlib import Path
 from types import FunctionType
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -15,11 +17,13 @@ from starlette.responses import PlainTextResponse
 from fastobs.config import Profiles
 from fastobs.profiling.stacks import Stacks
 from fastobs.profiling.store import Folder
+from fastobs.profiling.tokens import sign
 from fastobs.profiling.views import FORMATS
 from tests.driving import Answer
 from tests.profiling.rig import HOME, TOKEN, Rig, burn, run
 from tests.profiling.test_store import meta
 
+NOW = 1_800_000_000.0
 EVIL = "</script><script>document.title='owned'</script><!--"
 
 
@@ -107,6 +111,124 @@ def test_a_token_in_the_url_opens_nothing(rig: Rig, profile: str):
     answer = look(rig, f"profiles/{profile}", token=None, query_string=f"token={TOKEN}".encode())
 
     assert answer.status == 401
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Rig:
+    """Profiles of an order, of another one's lines, of an item, and of what no route is for."""
+    rig = Rig(app, tmp_path, now=lambda: NOW)
+    for number, route in enumerate(("/orders/{order_id}", "/orders/{id}/lines", "/items", "")):
+        rig.store.put(meta(number, route=route), empty())
+    return rig
+
+
+def signed(pattern: str, *, secret: str = TOKEN, expires: float = NOW + 1) -> str:
+    return sign(secret, pattern=pattern, expires=expires)
+
+
+def seen(rig: Rig, **more) -> list[int]:
+    """The numbers of the profiles in the list."""
+    answer = look(rig, "profiles", token=None, **more)
+    assert answer.status == 200
+    return sorted(int(each, 16) for each in re.findall(rb'href="profiles/(\w{32})', answer.body))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "numbers"),
+    [
+        ("*", [0, 1, 2, 3]),
+        ("/orders/*", [0, 1]),
+        ("/orders/{number}", [0]),
+        ("/orders/{id}/lines", [1]),
+        ("/items", [2]),
+        ("/orders/7", []),
+    ],
+)
+def test_a_signed_token_shows_the_profiles_of_its_routes(
+    shop: Rig, pattern: str, numbers: list[int]
+):
+    """In the list those only, and another one not at all, whichever way the token is sent."""
+    token = signed(pattern)
+    ways: list[dict[str, Any]] = [
+        {"headers": {"X-Profile": token}},
+        {"headers": {"Authorization": f"Bearer {token}"}},
+        {"headers": basic(token)},
+        {"query_string": f"token={token}".encode()},
+    ]
+    for way in ways:
+        shown = [look(shop, f"profiles/{n:032x}", token=None, **way).status for n in range(4)]
+
+        assert seen(shop, **way) == numbers
+        assert shown == [200 if number in numbers else 403 for number in range(4)]
+
+
+def test_the_list_for_scripts_shows_no_more(shop: Rig):
+    """Nor is a profile of another route there in another format."""
+    token = signed("/items").encode()
+    document = look(shop, "profiles", token=None, query_string=b"format=json&token=" + token)
+    other = look(
+        shop, f"profiles/{0:032x}", token=None, query_string=b"format=pprof&token=" + token
+    )
+
+    assert [each["route"] for each in json.loads(document.body)["profiles"]] == ["/items"]
+    assert other.status == 403
+    assert other.body == b"This token is for other routes than the one of this profile.\n"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        signed("*", expires=NOW),
+        signed("*", secret="another"),
+        signed("*")[:-1],
+        "v1....",
+        "v1." + "x" * 5000,
+        "",
+        "ü",
+        "\udcff",
+    ],
+    ids=["over", "other secret", "cut", "empty parts", "long", "nothing", "letter", "broken"],
+)
+def test_a_signed_token_that_is_not_good_shows_nothing(shop: Rig, token: str):
+    """A link to a profile ends with its token."""
+    said = quote(token, errors="surrogateescape")
+    answers = [
+        look(shop, path, token=None, query_string=f"token={said}".encode())
+        for path in ("profiles", f"profiles/{0:032x}", "profiles/" + "f" * 32)
+    ]
+
+    assert [answer.status for answer in answers] == [401] * 3
+
+
+def test_who_has_the_secret_needs_no_link(shop: Rig):
+    """An old link shows them everything all the same, and is not handed on."""
+    old = f"token={signed('/items')}".encode()
+
+    assert seen(shop, headers={"X-Profile": TOKEN}, query_string=old) == [0, 1, 2, 3]
+    assert b"token=" not in look(shop, "profiles", query_string=old).body
+
+
+def test_a_link_leads_to_more_of_its_kind(shop: Rig):
+    """From the list to a profile, from there to its formats, and back."""
+    token = signed("/orders/*")
+    query = f"token={token}".encode()
+    listed = look(shop, "profiles", token=None, query_string=query).body.decode()
+    page = look(shop, f"profiles/{1:032x}", token=None, query_string=query).body.decode()
+    header = look(shop, f"profiles/{1:032x}", token=None, headers={"X-Profile": token}).body
+
+    assert f'href="profiles/{1:032x}?token={token}"' in listed
+    assert f'href="?format=speedscope&amp;token={token}"' in page
+    assert f'href="../profiles?token={token}"' in page
+    assert b"token=" not in header
+
+
+def test_a_signed_token_needs_a_secret(tmp_path: Path):
+    """Without one configured there is nothing to sign with, not even the empty one."""
+    for secret in (None, ""):
+        rig = Rig(app, tmp_path, token=secret, now=lambda: NOW)
+        token = signed("*", secret="")
+
+        assert look(rig, "profiles", token=token, client=HOME).status == 404
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-Profile": ""}, {"Authorization": "Bearer "}])

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 
 from fastobs.profiling.stacks import Sample, Stacks, Tree
 from fastobs.profiling.store import Meta
-from fastobs.profiling.views import FORMATS
+from fastobs.profiling.views import FORMATS, Around
 from tests.profiling.rig import Rig, burn, run
 from tests.profiling.test_pprof import made, read, stacks_of
 from tests.profiling.test_stacks import some
@@ -34,7 +34,7 @@ def seconds(stacks: Stacks) -> float:
 
 
 def shown(name: str, stacks: Stacks, described: Meta | None = None) -> bytes:
-    body = FORMATS[name].render(described or meta(1), stacks, "nonce")
+    body = FORMATS[name].render(described or meta(1), stacks, Around(nonce="nonce"))
     return body if isinstance(body, bytes) else body.encode(errors="replace")
 
 

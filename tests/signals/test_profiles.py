@@ -24,9 +24,12 @@ from fastobs import catalogue
 from fastobs._exchange import Exchange, Finish
 from fastobs.profiling.stacks import Tree
 from fastobs.profiling.store import NotPrivate
+from fastobs.profiling.tokens import sign
 from tests.driving import Answer, Clock, call, scope, values
 from tests.parts import eventually
-from tests.profiling.rig import HOME, LOOPS, Rig, burn, each_loop, run
+from tests.profiling.rig import HOME, LOOPS, TOKEN, Rig, burn, each_loop, run
+
+NOW = 1_800_000_000.0
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +112,65 @@ def test_a_wrong_token_is_answered_as_if_there_were_none(app: FastAPI, tmp_path:
     assert denied.messages == without.messages
     assert rig.outcomes() == {"denied": 1.0}
     assert not (tmp_path / "profiles").exists()
+
+
+@pytest.mark.parametrize("pattern", ["*", "/items/*", "/items/{item_id}", "/items/3"])
+def test_a_signed_token_profiles_the_requests_that_it_is_for(
+    app: FastAPI, tmp_path: Path, pattern: str
+):
+    """By their path, since they are not routed yet; behind a proxy without its prefix."""
+    rig = Rig(app, tmp_path, now=lambda: NOW)
+    token = sign(TOKEN, pattern=pattern, expires=NOW + 1)
+    plain = run(rig.get("/items/3", token=token))
+    behind = run(rig.get("/shop/items/3", token=f" {token} ", root_path="/shop"))
+
+    assert {"work"} <= rig.functions(plain) & rig.functions(behind)
+    assert token.encode() not in plain.body
+    assert rig.outcomes() == {"kept": 2.0}
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        sign(TOKEN, pattern="/items/*", expires=NOW),
+        sign(TOKEN, pattern="/orders/*", expires=NOW + 1),
+        sign(TOKEN, pattern="/items", expires=NOW + 1),
+        sign("another", pattern="*", expires=NOW + 1),
+        sign(TOKEN, pattern="*", expires=NOW + 1)[:-1],
+        "v1." + "x" * 5000,
+        "v1.....",
+    ],
+    ids=["over", "other route", "a part of the path", "other secret", "cut", "long", "empty"],
+)
+def test_a_signed_token_that_is_not_good_is_a_wrong_one(app: FastAPI, tmp_path: Path, token: str):
+    """Whatever is wrong with it, every byte is the same, nothing is kept, and it is counted."""
+    rig = Rig(app, tmp_path / "profiles", now=lambda: NOW)
+    without = run(rig.get("/items/3", token=None))
+    denied = run(rig.get("/items/3", token=token))
+
+    assert denied.messages == without.messages
+    assert rig.outcomes() == {"denied": 1.0}
+    assert not (tmp_path / "profiles").exists()
+
+
+def test_a_prefix_is_one_only_where_a_slash_follows(app: FastAPI, tmp_path: Path):
+    """A proxy's /it is not the beginning of /items."""
+    rig = Rig(app, tmp_path, now=lambda: NOW)
+    token = sign(TOKEN, pattern="/items/{item_id}", expires=NOW + 1)
+
+    assert "x-profile-id" in run(rig.get("/items/3", token=token, root_path="/it")).headers
+
+
+def test_without_a_request_for_it_nobody_looks_at_the_clock(app: FastAPI, tmp_path: Path):
+    """Nor for the secret itself: only a signed token has an end."""
+
+    def never() -> float:
+        raise AssertionError
+
+    rig = Rig(app, tmp_path, now=never)
+    answers = [run(rig.get("/items/3", token=token)) for token in (None, TOKEN)]
+
+    assert ["x-profile-id" in answer.headers for answer in answers] == [False, True]
 
 
 @pytest.mark.parametrize("token", ["correct-horse", "wrong"])
