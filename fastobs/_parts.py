@@ -17,6 +17,7 @@ __all__ = [
     "UNACCOUNTED",
     "Grip",
     "Held",
+    "Intervals",
     "Off",
     "Parts",
     "account",
@@ -38,7 +39,7 @@ THREAD = "thread"
 """A function of the request's ran in a worker thread."""
 
 TOLD = 100
-"""Holds of one request that are told one by one; a stream may see more."""
+"""Holds of one request that are told one by one, and intervals; a stream may see more."""
 
 
 class Grip(Protocol):
@@ -83,6 +84,43 @@ class Held:
         self.seconds = 0.0
 
 
+class Intervals:
+    """When the parts of a request were, one by one; of a request that is recorded.
+
+    Attributes:
+        found: Name, beginning and end in seconds, in the order of the ends.
+        left_out: How many more there were.
+    """
+
+    __slots__ = ("_begun", "found", "left_out")
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, float, float]] = []
+        self.left_out = 0
+        self._begun: list[tuple[str, float]] = []
+
+    def begin(self, part: str, now: float) -> None:
+        # The whole endpoint, of which the request itself tells.
+        if part != THREAD:
+            self._begun.append((part, now))
+
+    def end(self, part: str, now: float) -> None:
+        begun = self._begun
+        for at in range(len(begun) - 1, -1, -1):
+            if begun[at][0] == part:
+                _, since = begun.pop(at)
+                if len(self.found) < TOLD:
+                    self.found.append((part, since, now))
+                else:
+                    self.left_out += 1
+                return
+
+    def close(self, now: float) -> None:
+        """Whatever goes on still is not the request's any more."""
+        while self._begun:
+            self.end(self._begun[-1][0], now)
+
+
 class Parts(dict[str, float]):
     """Seconds by part, and which parts are going on.
 
@@ -100,13 +138,25 @@ class Parts(dict[str, float]):
 
     Attributes:
         held: When the loop was held, the oldest first.
+        intervals: When each part was, if somebody will tell of it.
     """
 
-    __slots__ = ("_blocking", "_holding", "_lock", "_locked", "_open", "_settled", "_since", "held")
+    __slots__ = (
+        "_blocking",
+        "_holding",
+        "_lock",
+        "_locked",
+        "_open",
+        "_settled",
+        "_since",
+        "held",
+        "intervals",
+    )
 
     def __init__(self) -> None:
         super().__init__()
         self.held: tuple[Held, ...] = ()
+        self.intervals: Intervals | None = None
         self._holding: Held | None = None
         # What was blocking before that hold.
         self._blocking = 0.0
@@ -119,6 +169,12 @@ class Parts(dict[str, float]):
         # in between leaves one too many, which is slower and no less right.
         self._locked = 0
 
+    def record(self) -> None:
+        """Also remember when each part was."""
+        self.intervals = Intervals()
+        # So that nobody writes without asking.
+        self._locked += 1
+
     def enter(self, part: str, now: float) -> None:
         """The part begins."""
         with self._lock:
@@ -126,6 +182,8 @@ class Parts(dict[str, float]):
             if not self._settled:
                 self._turn(now)
                 self._open.append(part)
+                if self.intervals is not None:
+                    self.intervals.begin(part, now)
             self._locked -= 1
 
     def leave(self, part: str, now: float) -> None:
@@ -134,6 +192,8 @@ class Parts(dict[str, float]):
             self._locked += 1
             self._turn(now)
             self._drop(part)
+            if self.intervals is not None:
+                self.intervals.end(part, now)
             self._locked -= 1
 
     def hold(self, held: Held, started: float) -> None:
@@ -168,6 +228,8 @@ class Parts(dict[str, float]):
                 self._release(self._holding, now)
             self._open.clear()
             self._settled = True
+            if self.intervals is not None:
+                self.intervals.close(now)
 
     def so_far(self, now: float) -> dict[str, float]:
         """Seconds by part, of what goes on up to now."""
@@ -349,6 +411,8 @@ def _first(exchange: Exchange) -> Parts:
     # Made with the first part: many requests have none. Two threads may both have a request's first;
     # between these two lines nothing is called, so no thread comes in between.
     made = Parts()
+    if exchange.sampled:
+        made.record()
     if exchange.parts is NO_PARTS:
         exchange.parts = made
     exchange.noted = True

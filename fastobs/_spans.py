@@ -25,7 +25,7 @@ from ._exchange import Exchange
 from ._parts import Parts, account
 from ._version import __version__
 
-__all__ = ["MAKING", "SAMPLED", "ServerSpan", "Way", "first_attributes", "last_attributes"]
+__all__ = ["MAKING", "PART", "SAMPLED", "ServerSpan", "Way", "first_attributes", "last_attributes"]
 
 MAKING: ContextVar[Exchange | None] = ContextVar("fastobs_making_span_of", default=None)
 """Whose span the SDK is making just now, so that it gets the exchange's ids."""
@@ -36,6 +36,10 @@ SAMPLED = TraceFlags(TraceFlags.SAMPLED | getattr(TraceFlags, "RANDOM_TRACE_ID",
 KEPT = "fastobs.kept"
 """Attribute of a span that the sampler did not want: ``error`` or ``slow``. Whoever counts spans to
 count requests has to leave these out."""
+PART = "fastobs.part"
+"""Attribute of a span inside of a server span: which part of its time it was."""
+LEFT_OUT = "fastobs.parts.left_out"
+"""Attribute of a server span: how many more spans would have been inside of it."""
 ERROR = Status(StatusCode.ERROR)
 UNSET = Status(StatusCode.UNSET)
 
@@ -53,7 +57,7 @@ class Way:
     def __init__(
         self, resource: Callable[[], Resource], ends: tuple[Callable[[ReadableSpan], None], ...]
     ) -> None:
-        self._resource = resource
+        self.resource = resource
         self._ends = ends
 
     def send(
@@ -85,7 +89,7 @@ class Way:
             f"{exchange.method} {exchange.route}" if exchange.route else exchange.method,
             context,
             parent,
-            self._resource(),
+            self.resource(),
             attributes,
             events,
             kind=SpanKind.SERVER,
@@ -94,6 +98,10 @@ class Way:
             end_time=began + int(exchange.duration * 1e9),
             instrumentation_scope=SCOPE,
         )
+        self.end(span)
+
+    def end(self, span: ReadableSpan) -> None:
+        """Any span of this provider."""
         for end in self._ends:
             end(span)
 
@@ -128,6 +136,11 @@ class ServerSpan(Span):
         self._ended = False
 
     @property
+    def began(self) -> int:
+        """Nanoseconds since the epoch."""
+        return self._began
+
+    @property
     def is_untouched(self) -> bool:
         """Whether nobody has written to it so far."""
         return self._real is None
@@ -149,6 +162,40 @@ class ServerSpan(Span):
         self._ended = True
         self._way.send(
             self._exchange, self.get_span_context(), parent=self._parent, began=self._began
+        )
+
+    def send_inside(
+        self, part: str, number: int, *, kind: SpanKind, began: int, ended: int
+    ) -> None:
+        """A part of the exchange, as a span inside of this one.
+
+        Args:
+            part: Its name.
+            number: The new span's.
+            kind: Whether somebody else was asked.
+            began: Nanoseconds since the epoch.
+            ended: The same.
+        """
+        parent = self.get_span_context()
+        context = SpanContext(
+            parent.trace_id,
+            number,
+            is_remote=False,
+            trace_flags=parent.trace_flags,
+            trace_state=parent.trace_state,
+        )
+        self._way.end(
+            ReadableSpan(
+                part,
+                context,
+                parent,
+                self._way.resource(),
+                {PART: part},
+                kind=kind,
+                start_time=began,
+                end_time=ended,
+                instrumentation_scope=SCOPE,
+            )
         )
 
     def touched(self) -> Span:
@@ -239,7 +286,10 @@ def last_attributes(exchange: Exchange) -> dict[str, Any]:
         attributes["http.response.status_code"] = exchange.status
     if exchange.error_type:
         attributes["error.type"] = exchange.error_type
-    if type(exchange.parts) is Parts:
+    parts = exchange.parts
+    if isinstance(parts, Parts):
         for part, seconds in account(exchange).items():
             attributes[f"fastobs.part.{part}"] = seconds
+        if parts.intervals is not None and parts.intervals.left_out:
+            attributes[LEFT_OUT] = parts.intervals.left_out
     return attributes

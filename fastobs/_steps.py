@@ -303,6 +303,8 @@ class Stepped:
             await self.app(scope, receive, send)
             return
         exchange.parts = parts = Steps()
+        if exchange.sampled:
+            parts.record()
         exchange.noted = True
         await Driven(self.app(scope, receive, send), parts, self._worker())  # type: ignore[arg-type]
 

@@ -71,10 +71,14 @@ def spans_for(stack: ASGIApp, settings: Traces, head: Head) -> Spans:
     """
     if (contrib := _contrib_layer(stack)) is not None:
         _tell_us(contrib)
-        return foreign_spans(lambda exchange: None)  # noqa: ARG005 - it comes later, by the hook
+        # It comes later, by the hook.
+        return foreign_spans(lambda exchange: None, inside=settings.inside)  # noqa: ARG005
     if settings.server_spans == "native":
-        return foreign_spans(lambda exchange: trace.get_current_span())  # noqa: ARG005
-    return server_spans(head)
+        return foreign_spans(
+            lambda exchange: trace.get_current_span(),  # noqa: ARG005
+            inside=settings.inside,
+        )
+    return server_spans(head, inside=settings.inside)
 
 
 def provide(settings: Traces, who: Identity, meters: Meters, head: Head) -> None:

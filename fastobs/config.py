@@ -152,6 +152,10 @@ class Traces(Section):
     sample: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of new traces to record; None leaves it to ``OTEL_TRACES_SAMPLER``. A provider that the
     app configures itself keeps its own sampler."""
+    inside: bool = True
+    """Whether the server span of a recorded request has a span inside for each of its parts (queries,
+    calls, cache look-ups, waits for a connection, your sections; 100 at most). Where an app has
+    OpenTelemetry's own instrumentation of a library, that makes them, and we make none."""
     keep_errors: bool = True
     """Whether a request that failed with an exception or a 5xx has its server span, though the
     sampler did not want its trace. It is decided at the end, so there is nothing inside of it; the

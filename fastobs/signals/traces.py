@@ -7,8 +7,10 @@ HTTP server spans (https://opentelemetry.io/docs/specs/semconv/http/http-spans/)
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from random import getrandbits
 from time import monotonic, time_ns
 from traceback import format_exception
 from typing import Any, NamedTuple
@@ -32,7 +34,7 @@ from opentelemetry.trace import (
 from fastobs._budget import Budget
 from fastobs._exchange import NO_PARTS, Exchange, Finish, Signal, qualified_name
 from fastobs._parts import Parts, account
-from fastobs._spans import MAKING, SAMPLED, ServerSpan, Way, first_attributes, last_attributes
+from fastobs._spans import MAKING, PART, SAMPLED, ServerSpan, Way, first_attributes, last_attributes
 from fastobs._version import __version__
 
 __all__ = ["HELD", "Head", "Spans", "adopt", "foreign_spans", "leave", "server_spans", "unsampled"]
@@ -72,12 +74,17 @@ class Spans(NamedTuple):
     """Make the exchange's context current; answers with what `leave` wants, or None."""
 
 
-def server_spans(head: Head) -> Spans:
+def server_spans(head: Head, *, inside: bool = True) -> Spans:
     """A span of ours around each exchange, and the context that everything inside belongs to.
 
     An exchange that the sampler is known to drop costs no more than a context in which its children
     are silent.
+
+    Args:
+        head: What is known about the sampler.
+        inside: Whether there is a span for each of its parts.
     """
+    finish = _finisher(inside=inside)
     tracer = trace.get_tracer("fastobs", __version__)
     carrier = _Carrier()
     provided = False
@@ -105,7 +112,7 @@ def server_spans(head: Head) -> Spans:
             span = _long_way(exchange, parent or Context())
         # What came along with the request (baggage) goes on.
         exchange.context = {**parent, _SPAN: span} if parent else {_SPAN: span}
-        return _finish if span.is_recording() else None
+        return finish if span.is_recording() else None
 
     def enter(exchange: Exchange) -> Any:
         # A dict where it says Context: the same methods, made in half the time.
@@ -138,12 +145,13 @@ def server_spans(head: Head) -> Spans:
     return Spans(begin, enter)
 
 
-def foreign_spans(find: Callable[[Exchange], Span | None]) -> Spans:
+def foreign_spans(find: Callable[[Exchange], Span | None], *, inside: bool = True) -> Spans:
     """Adopt the server span that somebody else makes, and add what we know; make none.
 
     Args:
         find: The span, if there is one when the exchange begins. One that is made further inside
             sets ``exchange.span`` itself.
+        inside: As of our own.
     """
 
     def begin(exchange: Exchange) -> Finish:
@@ -159,6 +167,8 @@ def foreign_spans(find: Callable[[Exchange], Span | None]) -> Spans:
         if exchange.route:
             span.set_attribute("http.route", exchange.route)
         _tell_of_blocks(exchange, span)
+        if inside:
+            _tell_of_parts(exchange, span)
 
     return Spans(begin)
 
@@ -227,25 +237,30 @@ def _events(exchange: Exchange) -> Iterator[Event]:
         yield Event(name, attributes, at)
 
 
-def _finish(exchange: Exchange) -> None:
-    span: Span = exchange.span
-    # Most have none, and an identity is no call.
-    if exchange.parts is not NO_PARTS:
-        _tell_of_blocks(exchange, span)
-    if isinstance(span, ServerSpan):
-        if span.is_untouched and exchange.exception is None:
-            span.finish()
-            return
-        span = span.touched()
-    if route := exchange.route:
-        span.update_name(f"{exchange.method} {route}")
-    if exchange.exception is not None:
-        span.record_exception(exchange.exception)
-    if exchange.error_type and not exchange.disconnected:
-        span.set_status(Status(StatusCode.ERROR))
-    # All at once: each call takes the span's lock.
-    span.set_attributes(last_attributes(exchange))
-    span.end()
+def _finisher(*, inside: bool) -> Finish:
+    def finish(exchange: Exchange) -> None:
+        span: Span = exchange.span
+        # Most have none, and an identity is no call.
+        if exchange.parts is not NO_PARTS:
+            _tell_of_blocks(exchange, span)
+            if inside:
+                _tell_of_parts(exchange, span)
+        if isinstance(span, ServerSpan):
+            if span.is_untouched and exchange.exception is None:
+                span.finish()
+                return
+            span = span.touched()
+        if route := exchange.route:
+            span.update_name(f"{exchange.method} {route}")
+        if exchange.exception is not None:
+            span.record_exception(exchange.exception)
+        if exchange.error_type and not exchange.disconnected:
+            span.set_status(Status(StatusCode.ERROR))
+        # All at once: each call takes the span's lock.
+        span.set_attributes(last_attributes(exchange))
+        span.end()
+
+    return finish
 
 
 def _tell_of_blocks(exchange: Exchange, span: Span) -> None:
@@ -262,6 +277,57 @@ def _blocks(exchange: Exchange) -> Iterator[tuple[str, dict[str, Any], int]]:
     account(exchange)
     for held in parts.held:
         yield held.event, {**held.attributes, HELD: held.seconds}, held.at
+
+
+def _tell_of_parts(exchange: Exchange, span: Span) -> None:
+    """A span for each part of an exchange that is over, but for those that others have made.
+
+    They lie beside each other: what began within another part may have nothing to do with it.
+    """
+    parts = exchange.parts
+    if not isinstance(parts, Parts) or parts.intervals is None:
+        return
+    ours = span if isinstance(span, ServerSpan) else None
+    tracer, inside = (
+        trace.get_tracer("fastobs", __version__),
+        trace.set_span_in_context(span, Context()),
+    )
+    # Of a span that is not ours only the SDK's tell when they began, somewhat after the exchange.
+    first: int = getattr(span, "start_time", None) or 0
+    zero = ours.began if ours else time_ns() - int(exchange.duration * 1e9)
+    others = _made_by_others()
+    for part, since, until in parts.intervals.found:
+        if part in others:
+            continue
+        kind = SpanKind.CLIENT if part in ASKING else SpanKind.INTERNAL
+        began, ended = (
+            max(zero + int((at - exchange.started) * 1e9), first) for at in (since, until)
+        )
+        if ours:
+            ours.send_inside(part, getrandbits(64) or 1, kind=kind, began=began, ended=ended)
+        else:
+            tracer.start_span(part, inside, kind, {PART: part}, start_time=began).end(ended)
+
+
+ASKING = {
+    "db": ("asyncpg", "mysql", "psycopg", "psycopg2", "pymongo", "sqlalchemy", "sqlite3"),
+    "http": ("aiohttp_client", "httpx", "requests", "urllib3"),
+    "cache": ("pymemcache", "redis"),
+}
+"""Parts in which somebody else is asked, and whose instrumentations make a span of each question."""
+
+
+def _made_by_others() -> set[str]:
+    """Parts that OpenTelemetry's own instrumentations make spans of, since the app has them."""
+    base = sys.modules.get("opentelemetry.instrumentation.instrumentor")
+    if base is None:
+        return set()
+    active = {
+        kind.__module__.rpartition(".")[2]
+        for kind in base.BaseInstrumentor.__subclasses__()
+        if kind._instance is not None and kind._instance.is_instrumented_by_opentelemetry
+    }
+    return {part for part, libraries in ASKING.items() if not active.isdisjoint(libraries)}
 
 
 def adopt(exchange: Exchange, span: Span) -> None:

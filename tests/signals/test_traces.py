@@ -10,9 +10,11 @@ from time import perf_counter
 from typing import Any
 
 import pytest
+import redis
 from fastapi import FastAPI, HTTPException
 from opentelemetry import trace
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -23,7 +25,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from fastobs import ConfigError, _tracing, current, instrument, section
-from fastobs._parts import BLOCKING, Held, hold
+from fastobs._parts import BLOCKING, Held, Parts, hold
 from fastobs.cells import Meters
 from fastobs.signals.traces import HELD
 from tests.driving import Answer, call, text_of
@@ -393,6 +395,149 @@ async def test_concurrent_requests_keep_their_contexts_apart(
     children = {f"{s.context.trace_id:032x}" for s in exported.spans if s.name == "child"}
     assert len(ids) == 20
     assert children == ids
+
+
+def working() -> FastAPI:
+    """An app whose requests have parts."""
+    app = FastAPI()
+
+    async def draw(times: int) -> None:
+        for _ in range(times):
+            with section("draw"):
+                await asyncio.sleep(0)
+
+    @app.get("/pictures/{times}")
+    async def picture(times: int) -> None:
+        with section("load"):
+            await asyncio.gather(draw(times), draw(times))
+
+    @app.get("/left-open")
+    async def left_open() -> None:
+        section("forever").__enter__()
+
+    return app
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("breakdown", ["wall", "steps"])
+async def test_each_part_is_a_span_inside_of_the_server_span(
+    observed: Observed, exported: Exported, breakdown: str
+) -> None:
+    """Also those that go on at once; they lie beside each other, within the request."""
+    app = working()
+    observed(app, breakdown=breakdown)
+
+    await call(app, "/pictures/2")
+
+    server = exported.server
+    inside = [span for span in exported.spans if span is not server and span.name != server.name]
+    assert sorted(span.name for span in inside) == ["draw", "draw", "draw", "draw", "load"]
+    for span in inside:
+        assert span.parent is not None
+        assert span.parent.span_id == server.context.span_id
+        assert span.context.trace_id == server.context.trace_id
+        assert dict(span.attributes or {}) == {"fastobs.part": span.name}
+        assert span.kind is SpanKind.INTERNAL
+        assert span.start_time is not None
+        assert span.end_time is not None
+        assert server.start_time is not None
+        assert server.start_time <= span.start_time <= span.end_time
+    assert len({span.context.span_id for span in inside}) == 5
+    load = next(span for span in inside if span.name == "load")
+    draws = [span for span in inside if span.name == "draw"]
+    assert all(load.start_time <= one.start_time for one in draws)  # type: ignore[operator]
+    assert all(one.end_time <= load.end_time for one in draws)  # type: ignore[operator]
+
+
+@pytest.mark.anyio
+async def test_of_a_request_with_very_many_parts_the_first_are_told(
+    observed: Observed, exported: Exported
+) -> None:
+    """And how many are not."""
+    app = working()
+    observed(app)
+
+    await call(app, "/pictures/60")
+
+    assert len([span for span in exported.spans if span.name in {"draw", "load"}]) == 100
+    assert (exported.server.attributes or {})["fastobs.parts.left_out"] == 21
+
+
+@pytest.mark.anyio
+async def test_a_part_that_goes_on_ends_with_the_request(
+    observed: Observed, exported: Exported
+) -> None:
+    """What comes after is not its time."""
+    app = working()
+    observed(app)
+
+    await call(app, "/left-open")
+
+    (span,) = [span for span in exported.spans if span.name == "forever"]
+    assert span.end_time is not None
+
+
+@pytest.mark.anyio
+async def test_spans_inside_can_be_switched_off(observed: Observed, exported: Exported) -> None:
+    """traces.inside."""
+    app = working()
+    observed(app, traces={"inside": False})
+
+    await call(app, "/pictures/2")
+
+    assert exported.spans == [exported.server]
+
+
+@pytest.mark.anyio
+async def test_of_a_request_that_is_not_sampled_nothing_is_kept_for_spans(
+    observed: Observed,
+) -> None:
+    """It would cost each of its parts something."""
+    spans = Exported(ALWAYS_OFF)
+    app = working()
+    seen: list[Any] = []
+
+    @app.get("/")
+    async def look() -> None:
+        with section("draw"):
+            exchange = current()
+            assert exchange is not None
+            seen.append(exchange.parts)
+
+    observed(app)
+    await call(app, "/")
+
+    assert [type(parts) for parts in seen] == [Parts]
+    assert seen[0].intervals is None
+    assert spans.spans == []
+
+
+@pytest.mark.anyio
+async def test_a_query_is_one_span_whoever_makes_it(
+    observed: Observed, exported: Exported, redis_url: str
+) -> None:
+    """Ours, or that of OpenTelemetry's own instrumentation of the library."""
+    app = FastAPI()
+    client = redis.Redis.from_url(redis_url)
+
+    @app.get("/")
+    async def get() -> None:
+        client.get("key")
+
+    observed(app)
+    client.ping()
+    await call(app, "/")
+    instrumentor = RedisInstrumentor()
+    instrumentor.instrument()
+    try:
+        await call(app, "/")
+    finally:
+        instrumentor.uninstrument()
+        client.close()
+
+    ours, theirs = [span for span in exported.spans if span.kind is SpanKind.CLIENT]
+    assert (ours.name, theirs.name) == ("cache", "GET")
+    assert ours.attributes == {"fastobs.part": "cache"}
 
 
 class Grip:
