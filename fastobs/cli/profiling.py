@@ -9,7 +9,7 @@ import webbrowser
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,6 +60,16 @@ ENDINGS = {Format.TEXT: "txt", Format.SPEEDSCOPE: "speedscope.json", Format.PPRO
 """Of files, where they are not the format's name."""
 
 
+def _key(what: str) -> Any:
+    return typer.Option(
+        "--token",
+        envvar="FASTOBS_PROFILES_TOKEN",
+        show_default=False,
+        help=f"{what} Others on this machine can see it among the words of a command: better set the "
+        "variable.",
+    )
+
+
 def token(
     *,
     purpose: Annotated[
@@ -83,14 +93,7 @@ def token(
         ),
     ] = None,
     key: Annotated[
-        str | None,
-        typer.Option(
-            "--token",
-            envvar="FASTOBS_PROFILES_TOKEN",
-            show_default=False,
-            help="The service's profiles.token, of which a signed token is made. Others on this machine "
-            "can see it among the words of a command: better set the variable.",
-        ),
+        str | None, _key("The service's profiles.token, of which a signed token is made.")
     ] = None,
 ) -> None:
     """Make a token, and print the line to set; or one that is signed, and ends by itself."""
@@ -151,13 +154,9 @@ def profile(
     *,
     key: Annotated[
         str | None,
-        typer.Option(
-            "--token",
-            envvar="FASTOBS_PROFILES_TOKEN",
-            show_default=False,
-            help="The service's profiles.token, or a signed one of 'fastobs token'; not needed in debug "
-            "mode on the same machine. Others on this machine can see it among the words of a command: "
-            "better set the variable.",
+        _key(
+            "The service's profiles.token, or a signed one of 'fastobs token'; not needed in debug mode "
+            "on the same machine."
         ),
     ] = None,
     output: Annotated[
