@@ -7,7 +7,7 @@ and cannot change, so that they are written here and no library is needed.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 from .stacks import Frame, Stacks
@@ -37,7 +37,7 @@ def encode(stacks: Stacks, *, title: str = "", labels: Mapping[str, str] | None 
     functions = _Numbers[tuple[str, str, int]](first=1)
     locations = _Numbers[tuple[int, int]](first=1)
     frames = [Frame.of(text) for text in stacks.frames]
-    places = [locations[functions[frame[:3]], frame.line] for frame in frames]
+    places = [_varint(locations[functions[frame[:3]], frame.line]) for frame in frames]
     written = bytearray()
 
     def value_type(field: int, kind: str, unit: str) -> bytes:
@@ -52,9 +52,9 @@ def encode(stacks: Stacks, *, title: str = "", labels: Mapping[str, str] | None 
     )
     for node, total in stacks.totals().items():
         # The innermost comes first.
-        stack = _packed(1, (places[each] for each in reversed(stacks.path(node))))
-        values = _packed(2, (total.times, _nanoseconds(total.seconds)))
-        written += _bytes(2, stack + values + marks)
+        stack = b"".join(places[each] for each in reversed(stacks.path(node)))
+        values = _varint(total.times) + _varint(_nanoseconds(total.seconds))
+        written += _bytes(2, _bytes(1, stack) + _bytes(2, values) + marks)
     for (function, line), number in locations.items():
         written += _bytes(4, _int(1, number) + _bytes(4, _int(1, function) + _int(2, line)))
     for (name, file, begins), number in functions.items():
@@ -102,7 +102,3 @@ def _int(field: int, value: int) -> bytes:
 
 def _bytes(field: int, content: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-def _packed(field: int, values: Iterable[int]) -> bytes:
-    return _bytes(field, b"".join(map(_varint, values)))
