@@ -206,6 +206,7 @@ def unsampled(
         if budget.take() is None:
             return
         exchange.sampled = True
+        ended = time_ns()
         remote = trace.get_current_span(carrier(exchange)).get_span_context()
         context = SpanContext(
             exchange.trace_number, exchange.span_number, is_remote=False, trace_flags=SAMPLED
@@ -214,15 +215,15 @@ def unsampled(
             exchange,
             context,
             parent=remote if remote.is_valid else None,
-            began=time_ns() - int(exchange.duration * 1e9),
+            began=ended - int(exchange.duration * 1e9),
             kept=why,
-            events=list(_events(exchange)),
+            events=list(_events(exchange, ended)),
         )
 
     return keep
 
 
-def _events(exchange: Exchange) -> Iterator[Event]:
+def _events(exchange: Exchange, ended: int) -> Iterator[Event]:
     """What a span of the SDK would have been told while it lasted."""
     if (error := exchange.exception) is not None:
         yield Event(
@@ -232,6 +233,7 @@ def _events(exchange: Exchange) -> Iterator[Event]:
                 "exception.message": str(error),
                 "exception.stacktrace": "".join(format_exception(error)),
             },
+            ended,
         )
     for name, attributes, at in _blocks(exchange):
         yield Event(name, attributes, at)
