@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace, console: Console, *, scratch: Path) -> Non
     peaks = Peaks()
     try:
         with running(shop(port=port, workers=WORKERS), environment, log=log) as server:
-            wait_until(lambda: asking.ready(address), server, within=30, log=log)
+            wait_until(lambda: asking.ready(address), server, within=120, log=log)
             console.print(f"The shop listens on {address} with {WORKERS} workers.")
             before = gather(lambda: asking.scrape(address), workers=WORKERS)
             started = time.monotonic()

@@ -8,13 +8,14 @@ import anyio
 import pytest
 
 from fastobs._aside import Aside
+from tests.parts import PATIENCE
 
 
 @pytest.mark.anyio
 async def test_only_so_many_functions_run_at_once() -> None:
     """Whoever comes next waits."""
     aside = Aside(2)
-    full, seen, lock = threading.Barrier(2, timeout=30), [0], threading.Lock()
+    full, seen, lock = threading.Barrier(2, timeout=PATIENCE), [0], threading.Lock()
     running = 0
 
     def work() -> None:

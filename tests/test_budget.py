@@ -14,6 +14,7 @@ from benchmarks import driver, fresh
 from benchmarks.calls import Calls
 from benchmarks.memory import METHODS, PATHS
 from fastobs import instrument
+from tests.parts import PATIENCE
 
 # Calls of one request to `GET /items/{item_id}`, more than the bare application's: of functions in
 # Python, and of functions in C. FastAPI is spared the question whether its own telemetry has a
@@ -86,7 +87,7 @@ def test_the_cost_of_each_event_is_written_beside_its_budget(tmp_path):
         capture_output=True,
         check=False,
         text=True,
-        timeout=100,
+        timeout=2 * PATIENCE,
     )
 
     assert done.returncode == 0, done.stderr

@@ -23,6 +23,7 @@ from fastobs._endpoint import metrics_page
 from fastobs.cells import Meters
 from fastobs.cells.shared import SharedStore
 from tests.driving import Answer, call, values
+from tests.parts import PATIENCE
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ async def test_a_scrape_is_answered_while_every_thread_for_endpoints_is_taken(
     gate = threading.Event()
     async with anyio.create_task_group() as group:
         for _ in range(int(limiter.total_tokens)):
-            group.start_soon(anyio.to_thread.run_sync, gate.wait, 30)
+            group.start_soon(anyio.to_thread.run_sync, gate.wait, PATIENCE)
         while limiter.available_tokens:
             await anyio.lowlevel.checkpoint()
 
@@ -166,7 +167,7 @@ async def test_a_scrape_leaves_the_event_loop_free(meters: Meters) -> None:
     class Slow:
         def read(self) -> list[Any]:
             entered.set()
-            assert gate.wait(30)
+            assert gate.wait(PATIENCE)
             return []
 
     meters.ask(Slow())
@@ -214,14 +215,17 @@ def test_the_loop_goes_on_while_eight_workers_are_shown(encoding: str, tmp_path:
         assert (await asked).status == 200
         return longest / (perf_counter() - began)
 
-    async def scrapes() -> list[float]:
-        return [await scrape() for _ in range(9)]
+    async def scrapes() -> bool:
+        for _ in range(50):
+            if await scrape() < 0.5:
+                return True
+        return False
 
     interval = sys.getswitchinterval()
     # For how long CPython lets a thread run is not our choice, and as long as the scrape is.
     sys.setswitchinterval(1e-4)
     try:
-        # On the loop, each would be nearly 1; a neighbour on the machine may spoil some of them.
-        assert min(asyncio.run(scrapes())) < 0.5
+        # On the loop, each would be nearly 1; a neighbour on the machine may spoil many of them.
+        assert asyncio.run(scrapes())
     finally:
         sys.setswitchinterval(interval)

@@ -23,6 +23,7 @@ from fastobs._health import Check, Health
 from fastobs.cells import Meters
 from fastobs.cells.meters import Gauge
 from tests.driving import Answer, Clock, call, values
+from tests.parts import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -198,7 +199,7 @@ async def test_what_does_not_answer_in_time_is_down_and_not_asked_again():
 
     def hang() -> None:
         asked.append(1)
-        release.wait(30)
+        release.wait(PATIENCE)
 
     health = Health(tuple, clock=clock)
     health.add(Check("redis", hang, within=0.001))

@@ -12,6 +12,7 @@ from fastobs import catalogue
 from fastobs._outbox import Outbox, waiting
 from fastobs.cells import Meters
 from tests.driving import values
+from tests.parts import PATIENCE
 
 
 def outbox(deliver, limit: int = 10, dropped=lambda: None, name="fastobs-test") -> Outbox[Any]:
@@ -26,7 +27,7 @@ def test_items_are_delivered_in_order_on_a_thread_of_their_own() -> None:
     for number in range(3):
         box.put(number)
 
-    assert box.flush(within=5)
+    assert box.flush(within=PATIENCE)
     assert seen == [(number, "fastobs-test") for number in range(3)]
 
 
@@ -37,18 +38,18 @@ def test_what_exceeds_the_limit_is_dropped_and_counted() -> None:
 
     def deliver(item: int) -> None:
         entered.set()
-        gate.wait(5)
+        gate.wait(PATIENCE)
 
     box = outbox(deliver, limit=2, dropped=lambda: drops.append(1))
     box.put(0)
-    assert entered.wait(5)
+    assert entered.wait(PATIENCE)
 
     for number in range(5):
         box.put(number)
 
     assert (len(box), len(drops)) == (2, 3)
     gate.set()
-    assert box.flush(within=5)
+    assert box.flush(within=PATIENCE)
 
 
 def test_an_item_that_cannot_be_delivered_does_not_stop_the_others(
@@ -64,7 +65,7 @@ def test_an_item_that_cannot_be_delivered_does_not_stop_the_others(
     box.put(0)
     box.put(1)
 
-    assert box.flush(within=5)
+    assert box.flush(within=PATIENCE)
     assert seen == [1]
     assert values(meters, catalogue.SELF_ERRORS) == {("fastobs-test",): 1.0}
 
@@ -72,12 +73,12 @@ def test_an_item_that_cannot_be_delivered_does_not_stop_the_others(
 def test_flushing_gives_up_in_time() -> None:
     """A stuck sink must not hold up the end of the process."""
     gate = threading.Event()
-    box = outbox(lambda item: gate.wait(5))
+    box = outbox(lambda item: gate.wait(PATIENCE))
     box.put(1)
 
     assert not box.flush(within=0.01)
     gate.set()
-    assert box.flush(within=5)
+    assert box.flush(within=PATIENCE)
 
 
 def test_nothing_to_flush_needs_no_thread() -> None:
@@ -94,11 +95,11 @@ def test_a_forked_child_starts_its_own_thread() -> None:
     read, write = os.pipe()
     box = outbox(lambda item: os.write(write, item))
     box.put(b"p")
-    assert box.flush(within=5)
+    assert box.flush(within=PATIENCE)
 
     if (pid := os.fork()) == 0:
         box.put(b"c")
-        box.flush(within=5)
+        box.flush(within=PATIENCE)
         os._exit(0)
     os.waitpid(pid, 0)
 
@@ -111,7 +112,7 @@ def test_what_waits_is_told_by_its_signal() -> None:
 
     def deliver(item: int) -> None:
         entered.set()
-        gate.wait(20)
+        gate.wait(PATIENCE)
 
     boxes = [
         Outbox(deliver, name="fastobs-test", limit=10, dropped=lambda: None, signal=signal)
@@ -119,7 +120,7 @@ def test_what_waits_is_told_by_its_signal() -> None:
     ]
     for box in boxes:
         box.put(0)
-        assert entered.wait(20)
+        assert entered.wait(PATIENCE)
         entered.clear()
         for number in (1, 2):
             box.put(number)

@@ -14,6 +14,7 @@ import pytest
 from fastobs import _siblings
 from fastobs._service import Identity
 from fastobs._siblings import Unusable, forget_the_dead, server, shared_folder
+from tests.parts import PATIENCE
 
 WHO = Identity("shop", "1", "")
 ASK = "from fastobs._siblings import server; print(server())"
@@ -64,7 +65,7 @@ def test_a_worker_that_multiprocessing_started_has_its_parent_as_server() -> Non
     process = context.Process(target=_answer, args=(queue,))
     process.start()
 
-    assert queue.get(timeout=30) == me()
+    assert queue.get(timeout=PATIENCE) == me()
     process.join()
 
 

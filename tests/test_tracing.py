@@ -29,7 +29,7 @@ from fastobs.cells import Meters
 from fastobs.config import Traces
 from fastobs.signals.traces import Head
 from tests.driving import scope, values
-from tests.parts import free_port
+from tests.parts import PATIENCE, free_port
 
 pytestmark = pytest.mark.usefixtures("no_provider")
 WHO = Identity("shop", "1", "test")
@@ -42,7 +42,7 @@ from opentelemetry import trace
 from tests.driving import call
 
 app = FastAPI()
-instrument(app, service={"name": "shop"}, traces={"shutdown_after": 0.2, **json.loads(sys.argv[1])})
+instrument(app, service={"name": "shop"}, traces={"shutdown_after": 60, **json.loads(sys.argv[1])})
 app.get("/items/{i}")(lambda i: i)
 
 async def main():
@@ -63,7 +63,7 @@ def run(
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=PATIENCE,
         check=True,
     )
     lines = done.stdout.splitlines()
@@ -130,8 +130,13 @@ def test_else_the_standard_variable_decides() -> None:
 
 
 def test_a_dead_collector_does_not_hold_up_the_end_of_the_process() -> None:
-    """The SDK alone would wait for half a minute; more than two lines would be noise."""
-    _, log = run(3, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}")
+    """The SDK alone would try for as long as the exporter may; more than two lines would be noise."""
+    _, log = run(
+        3,
+        {"shutdown_after": 0.2},
+        OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}",
+        OTEL_EXPORTER_OTLP_TIMEOUT="600",
+    )
 
     assert len(log) <= 2
 
@@ -229,7 +234,7 @@ class Stuck(Backend):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.entered.set()
-        self.gate.wait(20)
+        self.gate.wait(PATIENCE)
         return self.result
 
 
@@ -247,7 +252,7 @@ def test_spans_that_wait_are_told_and_those_without_room_are_counted(meters: Met
             tracer.start_span("one").end()
 
     end(4)
-    assert backend.entered.wait(20)
+    assert backend.entered.wait(PATIENCE)
     end(7)
     meters.refresh()
     waiting, lost = values(meters, catalogue.SELF_QUEUE), values(meters, catalogue.SELF_DROPPED)

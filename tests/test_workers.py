@@ -268,5 +268,5 @@ def test_a_tick_that_fails_is_contained_and_the_next_one_comes(
 
     workers.join(Settings(directory=tmp_path), WHO)
 
-    assert told.wait(30)
+    assert told.wait(parts.PATIENCE)
     assert values(shared.meters, catalogue.SELF_ERRORS) == {("workers",): 1.0}

@@ -49,7 +49,7 @@ def save_profile(address: str, path: str, *, token: str, folder: Path) -> Path |
         if profile is None:
             return None
         # It is rendered after the response, so the first question may come too early.
-        for _ in range(100):
+        for _ in range(600):
             page = httpx2.get(f"{address}/_fastobs/profiles/{profile}", headers=key, timeout=30)
             if page.is_success:
                 file = folder / f"profile-{profile}.html"

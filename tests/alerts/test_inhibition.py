@@ -129,6 +129,7 @@ def test_a_cause_mutes_its_echo_and_nothing_else(manager, request, cause, muted,
     world = re.sub(r"\W+", "-", request.node.callspec.id)
     sent = [mine(alert, world) for alert in (cause, *muted, *heard)]
     post(manager, sent)
+    settle(manager, world)
 
     found = {frozenset(one["labels"].items()): one["status"]["state"] for one in manager.alerts()}
     states = [found[frozenset(alert.items())] for alert in sent]
@@ -169,6 +170,7 @@ def test_the_watchdog_is_never_muted(manager):
     down = mine(firing("FastobsServiceDown", "critical"), "watchdog")
     watchdog = {"alertname": "FastobsWatchdog", "severity": "none"}
     post(manager, [down, watchdog])
+    settle(manager, "watchdog")
 
     (found,) = [one for one in manager.alerts() if one["labels"] == watchdog]
     assert found["status"]["state"] == "active"
@@ -198,6 +200,22 @@ def test_what_tells_two_alerts_of_a_name_apart_is_compared():
     for alert in ALERTS:
         if alert.severity == "warning" and alert.name in pages:
             assert labels_of(alert.expr) - {"le"} <= set(degrees["equal"]), alert.name
+
+
+def settle(manager: parts.Alertmanager, world: str) -> None:
+    """Wait until all that was sent before has been looked at: what mutes is, one after the other."""
+    cause = firing("FastobsServiceDown", "critical")
+    echo = firing("FastobsTargetDown", "warning", instance="a:1")
+    last = [mine(alert, f"{world}-settled") for alert in (cause, echo)]
+    post(manager, last)
+
+    def is_muted() -> bool:
+        found = manager.alerts(
+            filter=[f'{name}="{last[1][name]}"' for name in ("job", "alertname")]
+        )
+        return [one["status"]["state"] for one in found] == ["suppressed"]
+
+    parts.eventually(is_muted)
 
 
 def mine(alert: Labels, world: str) -> Labels:

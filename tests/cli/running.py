@@ -12,6 +12,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from fastobs.cli import main
+from tests.parts import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +51,7 @@ def process(*words: object, folder: Path | None = None, **variables: str) -> Don
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

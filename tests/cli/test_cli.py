@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.cli.running import ROOT, Done, complaint, fastobs, process
+from tests.parts import PATIENCE
 
 COMMANDS = [
     ["dashboards", "export"],
@@ -56,7 +57,7 @@ def test_without_its_libraries_the_command_says_what_to_install():
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
     said = complaint(Done(done.returncode, done.stdout, done.stderr))

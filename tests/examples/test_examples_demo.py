@@ -15,6 +15,7 @@ import pytest
 from examples import demo
 from examples.report.asking import ready
 from examples.running import DemoError, free_port, load, running, shop, wait_until
+from tests.parts import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +67,7 @@ def test_waiting_ends_when_the_server_does(tmp_path):
         running(python("raise SystemExit(3)"), os.environ, log=log) as process,
         pytest.raises(DemoError, match="status 3") as raised,
     ):
-        wait_until(lambda: False, process, within=60, log=log)
+        wait_until(lambda: False, process, within=PATIENCE, log=log)
 
     assert raised.value.log == log
 
@@ -147,8 +148,8 @@ def test_the_shop_does_not_outlive_a_demo_that_was_killed(tmp_path):
     environment = {**os.environ, "SHOP_DATABASE_URL": f"sqlite:///{tmp_path}/shop.db"}
     port = free_port()
     with running(shop(port=port, workers=1), environment, log=log) as server:
-        wait_until(lambda: ready(f"http://127.0.0.1:{port}"), server, within=30, log=log)
+        wait_until(lambda: ready(f"http://127.0.0.1:{port}"), server, within=PATIENCE, log=log)
         assert server.stdin is not None
         server.stdin.close()
 
-        assert server.wait(timeout=30) is not None
+        assert server.wait(timeout=PATIENCE) is not None

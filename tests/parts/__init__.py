@@ -22,10 +22,11 @@ from .monitoring import (
 from .process import PartFailed, Running
 from .programs import MissingPart, find
 from .stores import PostgreSQL, Redis, postgresql, redis
-from .waiting import Answer, eventually, free_port, get
+from .waiting import PATIENCE, Answer, eventually, free_port, get
 from .web import Server, serve
 
 __all__ = [
+    "PATIENCE",
     "Alertmanager",
     "Answer",
     "MissingPart",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .process import PartFailed, own_folder
 from .programs import find
+from .waiting import PATIENCE
 
 __all__ = ["dom", "screenshot"]
 
@@ -30,7 +31,7 @@ QUIET = (
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def dom(url: str, *, settle: float = 5.0, within: float = 60.0) -> str:
+def dom(url: str, *, settle: float = 5.0, within: float = PATIENCE) -> str:
     """The document as HTML, after its scripts have run.
 
     Args:
@@ -49,7 +50,7 @@ def screenshot(
     width: int = 1600,
     height: int = 1200,
     settle: float = 5.0,
-    within: float = 60.0,
+    within: float = PATIENCE,
 ) -> Path:
     """A picture of the page as a PNG file; `dom` explains the other arguments."""
     path = path.resolve()

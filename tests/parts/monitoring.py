@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from .process import PartFailed, Running, own_folder, running
 from .programs import find
-from .waiting import eventually, free_port, get
+from .waiting import PATIENCE, eventually, free_port, get
 
 __all__ = [
     "Alertmanager",
@@ -67,7 +67,7 @@ class Prometheus:
             return [Sample({}, float(data["result"][1]))]
         return [Sample(item["metric"], float(item["value"][1])) for item in data["result"]]
 
-    def eventually(self, expression: str, *, within: float = 30.0) -> list[Sample]:
+    def eventually(self, expression: str, *, within: float = PATIENCE) -> list[Sample]:
         """The first result of an expression that is not empty."""
         return eventually(lambda: self.query(expression), within=within, what=expression)
 
@@ -264,7 +264,7 @@ def _checked(program: str, *words: str | Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     if done.returncode:
         msg = f"{program} {' '.join(map(str, words))} ended with {done.returncode}.\n{done.stdout}"

@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .waiting import PATIENCE
+
 __all__ = ["PartFailed", "Running", "own_folder", "running"]
 
 PAUSE = 0.02
@@ -48,7 +50,7 @@ class Running:
         last = self.output().splitlines()[-lines:]
         return "\n".join([f"--- last lines of {self.name} ---", *last, "---"])
 
-    def wait_until(self, question: Callable[[], object], *, within: float) -> None:
+    def wait_until(self, question: Callable[[], object], *, within: float = PATIENCE) -> None:
         """Ask until the answer is true, or the program has ended, or the time is over."""
         deadline = time.monotonic() + within
         while not question():
@@ -66,7 +68,7 @@ class Running:
         _signal_group(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def stop(self, *, within: float = 10.0) -> None:
+    def stop(self, *, within: float = 30.0) -> None:
         """Ask it to end; end it and whatever it left behind."""
         self._expected_to_end = True
         # To the first process only: servers with workers end them in order, and those that measure
@@ -91,7 +93,7 @@ def running(
     name: str,
     folder: Path,
     ready: Callable[[], object] | None = None,
-    within: float = 60.0,
+    within: float = PATIENCE,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     user: str | None = None,

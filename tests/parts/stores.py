@@ -48,7 +48,7 @@ class PostgreSQL:
     def execute(self, statement: str, *, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run one statement outside of a transaction and return its rows."""
         url = self.url(database)
-        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+        with psycopg.connect(url, autocommit=True, connect_timeout=60) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
@@ -113,7 +113,7 @@ def postgresql(*, settings: Mapping[str, str] | None = None) -> Iterator[Postgre
             stop_with=signal.SIGINT,
         ) as server:
             part = PostgreSQL(port=port, server=server)
-            server.wait_until(accepts, within=60.0)
+            server.wait_until(accepts)
             yield part
 
 
@@ -148,7 +148,7 @@ def redis(*, settings: Mapping[str, str] | None = None) -> Iterator[Redis]:
         ) as server,
     ):
         part = Redis(port=port, server=server)
-        server.wait_until(answers, within=30.0)
+        server.wait_until(answers)
         yield part
 
 

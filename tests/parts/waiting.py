@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import secrets
 import socket
 import threading
@@ -12,12 +13,20 @@ from contextlib import closing
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-__all__ = ["Answer", "eventually", "free_port", "get"]
+__all__ = ["PATIENCE", "Answer", "eventually", "free_port", "get"]
 
 T = TypeVar("T")
 
-# Below the range from which Linux takes the ports of outgoing connections.
-PORTS = range(20_000, 32_000)
+PATIENCE = 120.0
+"""Seconds for what takes a moment, on a machine that has more to do; who is not kept waiting pays
+nothing for it."""
+
+# Below the range from which Linux takes the ports of outgoing connections. The processes of one run
+# have each their own: a port that one has found free is not taken yet.
+_RANGE = range(20_000, 32_000)
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = _RANGE[_NUMBER % _PROCESSES :: _PROCESSES]
 
 _handed_out: set[int] = set()
 
@@ -47,7 +56,7 @@ def free_port() -> int:
         return port
 
 
-def get(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0) -> Answer:
+def get(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = PATIENCE) -> Answer:
     """One GET on a connection of its own; proxies of the environment are ignored.
 
     Raises:
@@ -68,7 +77,7 @@ def get(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 
         return Answer(response.status, named, body)
 
 
-def eventually(question: Callable[[], T], *, within: float = 30.0, what: str = "") -> T:
+def eventually(question: Callable[[], T], *, within: float = PATIENCE, what: str = "") -> T:
     """The first truthy answer to a question that is asked again and again.
 
     Raises:

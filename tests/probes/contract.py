@@ -35,6 +35,7 @@ from fastobs.cells.meters import Histogram
 from fastobs.cells.render import render
 from fastobs.probes import Adapter
 from tests.driving import Clock, call, values
+from tests.parts import PATIENCE
 
 from .gate import Gate
 from .turns import STEP, Turns, take_turns
@@ -105,14 +106,23 @@ class Place:
 
 
 def hookable(packages: tuple[str, ...]) -> dict[Place, Any]:
-    """Every attribute of the packages' modules and classes, and its value."""
+    """Every attribute of the packages' modules and classes, and its value.
+
+    Without numbers: libraries count in some of them, on other threads, too.
+    """
     found = {}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in packages:
-            kinds = [value for value in vars(module).values() if isinstance(value, type)]
+            kinds = [value for value in list(vars(module).values()) if isinstance(value, type)]
             own = [kind for kind in kinds if kind.__module__.partition(".")[0] in packages]
             for owner in (module, *own):
-                found.update({Place(owner, key): value for key, value in vars(owner).items()})
+                found.update(
+                    {
+                        Place(owner, key): value
+                        for key, value in list(vars(owner).items())
+                        if not isinstance(value, int | float)
+                    }
+                )
     return found
 
 
@@ -598,7 +608,7 @@ class PoolContract(Named):
             await self.use(it)
             read(catalogue.DB_SERVER_MAX)
             if self.limited:
-                await to_thread(probe._asker.join, 30)
+                await to_thread(probe._asker.join, PATIENCE)
 
             assert before == {}
             assert set(read(catalogue.DB_SERVER_MAX)) == {("shop",)} & {("shop",) * self.limited}

@@ -9,6 +9,8 @@ import threading
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.parts import PATIENCE
+
 __all__ = ["Gate"]
 
 
@@ -41,7 +43,7 @@ class Gate(socketserver.ThreadingTCPServer):
     def entered(self) -> bool:
         """Wait at the door; whether it was opened."""
         self.waiting += 1
-        return self._opened.wait(30)
+        return self._opened.wait(PATIENCE)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}).start()

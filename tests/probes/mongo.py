@@ -11,6 +11,8 @@ from typing import Any
 
 import bson
 
+from tests.parts import PATIENCE
+
 __all__ = ["Server", "server"]
 
 HEADER = struct.Struct("<iiii")
@@ -52,7 +54,7 @@ class Server(socketserver.ThreadingTCPServer):
             case "ping" | "endsessions":
                 return {"ok": 1.0}
             case "wait":
-                self.go.wait(30)
+                self.go.wait(PATIENCE)
                 return {"ok": 1.0}
             case "find":
                 return {

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from fastobs import catalogue, watch
 from fastobs.probes import Probes
+from tests.parts import PATIENCE
 from tests.probes.contract import CacheContract, Named
 
 Read = Callable[..., dict[tuple[str, ...], float]]
@@ -124,16 +125,16 @@ def test_callers_that_wait_for_the_one_that_loads_hit(probes: Probes, read: Read
 
     def create() -> int:
         started.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE)
         return 1
 
     threads = [Thread(target=region.get_or_create, args=("a", create)) for _ in range(3)]
     for thread in threads:
         thread.start()
-    started.wait(10)
+    started.wait(PATIENCE)
     go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
 
     assert counts(read) == (2, 1, 0)
     assert loads(read) == (1, 0)
@@ -177,7 +178,7 @@ def test_two_that_create_the_same_at_once_are_a_stampede(probes: Probes, read: R
             inner.append(1)
             thread = Thread(target=region.get_or_create, args=("a", create))
             thread.start()
-            thread.join(10)
+            thread.join(PATIENCE)
         return 1
 
     region.get_or_create("a", create)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,14 +30,13 @@ from fastobs.probes import _pools
 from fastobs.probes import psycopg_pool as adapter
 from fastobs.probes._pools import Account, Pools
 from tests.driving import Clock, scope
+from tests.parts import PATIENCE
 from tests.probes.contract import PoolContract, contract_url
 from tests.probes.turns import STEP
-from tests.probes.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
 Read = Callable[..., dict[tuple[str, ...], float]]
-SLEEP = "SELECT pg_sleep(0.1)"
 
 
 def sized(kind: Any, url: str, **options: Any) -> Any:
@@ -83,11 +81,6 @@ def total(meters: Meters, metric: catalogue.Metric) -> float:
     return sum(row.sum for row in meters.rows(metric) if isinstance(row, Histogram))
 
 
-async def soon(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        await until(condition)
-
-
 def test_opening_a_connection_is_not_waiting(
     database_url: str, clock: Clock, meters: Meters, read: Read
 ) -> None:
@@ -96,18 +89,18 @@ def test_opening_a_connection_is_not_waiting(
 
     def configure(_: Any) -> None:
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(PATIENCE)
 
     with sized(ConnectionPool, database_url, configure=configure) as pool:
         caller = threading.Thread(target=lambda: pool.putconn(pool.getconn()))
         caller.start()
-        assert begun.wait(10)
+        assert begun.wait(PATIENCE)
         seen = read(catalogue.POOL_PENDING)
         while not seen.get(("small",)) and caller.is_alive():
             seen = read(catalogue.POOL_PENDING)
         clock.now += STEP
         go_on.set()
-        caller.join(10)
+        caller.join(PATIENCE)
 
         assert seen == {("small",): 1}
         assert total(meters, catalogue.POOL_WAIT) == 0

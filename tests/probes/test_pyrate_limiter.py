@@ -58,14 +58,14 @@ def test_decisions_are_told(limit: Any, probes: Probes, read: Read) -> None:
 async def test_awaited_decisions_are_told(limit: Any, probes: Probes, read: Read) -> None:
     """Also those of an asynchronous bucket, by either method; all rates of a limiter are one limit."""
     limiter = watch(limit(), name="p")
-    bucket = BucketAsyncWrapper(InMemoryBucket([Rate(1, 500), TWO]))
+    bucket = BucketAsyncWrapper(InMemoryBucket([Rate(1, 29_500), TWO]))
     awaited = watch(limit(bucket), name="q")
     made = [await limiter.try_acquire_async("a", blocking=False) for _ in range(3)]
     also = [await awaited.try_acquire("a", blocking=False) for _ in range(2)]
 
     assert (made, also) == ([True, True, False], [True, False])
     assert outcomes(read) == {"allowed": 2, "limited": 1}
-    assert outcomes(read, "q", "1 per 0.5 s, 2 per 60 s") == {"allowed": 1, "limited": 1}
+    assert outcomes(read, "q", "1 per 29.5 s, 2 per 60 s") == {"allowed": 1, "limited": 1}
 
 
 @pytest.mark.anyio

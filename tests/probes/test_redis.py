@@ -27,6 +27,7 @@ from fastobs.cells.meters import Histogram
 from fastobs.probes import _operations
 from fastobs.probes._replies import OBSERVERS
 from tests.driving import Clock, scope
+from tests.parts import PATIENCE
 from tests.probes.contract import SECRET, PoolContract
 from tests.probes.turns import STEP, take_turns
 from tests.probes.waiting import until
@@ -90,11 +91,6 @@ def told() -> Iterator[list[Any]]:
 def total(meters: Meters, metric: catalogue.Metric, label: str) -> float:
     rows = [row for row in meters.rows(metric) if label in row.values]
     return sum(row.sum for row in rows if isinstance(row, Histogram))
-
-
-async def soon(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        await until(condition)
 
 
 class Served:
@@ -395,7 +391,7 @@ async def test_a_command_that_is_cancelled_is_timed(
     """It ended with an error of its own, and its connection is not in use any more."""
     async with async_client_of(redis_url) as client:
         task = asyncio.create_task(client.blpop(["nothing"], timeout=30))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not (await asyncio.to_thread(redis_server.command, "INFO"))["blocked_clients"]:
                 assert not task.done()
         task.cancel()
@@ -582,9 +578,9 @@ async def test_pending_is_who_waits_now(redis_url: str, probes: Any, read: Read)
         held = client.connection_pool.get_connection(*ASKED)
         thread = threading.Thread(target=client.ping)
         thread.start()
-        await soon(lambda: read(catalogue.POOL_PENDING) == {("small",): 1})
+        await until(lambda: read(catalogue.POOL_PENDING) == {("small",): 1})
         client.connection_pool.release(held)
-        await run_in_threadpool(thread.join, 10)
+        await run_in_threadpool(thread.join, PATIENCE)
 
         assert read(catalogue.POOL_PENDING) == {("small",): 0}
 

@@ -27,9 +27,7 @@ def node() -> Iterator[stores.Redis]:
     settings = {"cluster-enabled": "yes", "cluster-port": str(free_port())}
     with stores.redis(settings=settings) as server:
         server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        server.server.wait_until(
-            lambda: "cluster_state:ok" in server.command("CLUSTER", "INFO"), within=30.0
-        )
+        server.server.wait_until(lambda: "cluster_state:ok" in server.command("CLUSTER", "INFO"))
         yield server
 
 

@@ -28,6 +28,7 @@ from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.probes import Probes, runtime
 from tests.driving import call, values
+from tests.parts import eventually
 from tests.probes.contract import Contract
 from tests.probes.waiting import until
 
@@ -54,10 +55,11 @@ def test_a_loop_that_was_held_is_late(
     probes = attach(**TICK)
 
     async def main() -> None:
+        began = time.perf_counter()
         probes.on_loop(asyncio.get_running_loop())
         probes.on_loop(asyncio.get_running_loop())
         await beaten(meters, 2)
-        before, began = lag(meters).sum, time.perf_counter()
+        before = lag(meters).sum
         time.sleep(0.1)  # noqa: ASYNC251 - what a beginner does
         await beaten(meters, int(lag(meters).count) + 1)
         late = lag(meters).sum - before
@@ -222,7 +224,8 @@ def test_the_process_is_what_others_see_of_it(probes: Probes, read: Read) -> Non
     assert 0.9 < resident / process.memory_info().rss < 1.1
     assert 0.9 < virtual / process.memory_info().vms < 1.1
     # psutil counts the one that it reads the list with.
-    assert read(catalogue.PROCESS_FDS) == {(): process.num_fds() - 1}
+    # Other threads may be opening and closing some.
+    eventually(lambda: read(catalogue.PROCESS_FDS) == {(): process.num_fds() - 1})
     assert abs(read(catalogue.PROCESS_START)[()] - process.create_time()) < 1
     assert read(catalogue.PROCESS_MAX_FDS) == {(): process.rlimit(psutil.RLIMIT_NOFILE)[0]}
     assert 0 < read(catalogue.PROCESS_CPU)[()] <= sum(process.cpu_times()[:2]) + 0.1
@@ -261,16 +264,20 @@ def test_a_block_has_a_line_and_counts_for_its_route(
         await until(lambda: lag(meters).count)
         time.sleep(0.4)  # noqa: ASYNC251 - what a beginner does
 
+    def told() -> Any:
+        mine = [line for _, line in lines if line["function"].endswith("<locals>.blocks")]
+        return mine and mine[0]
+
     async def main() -> None:
         await call(app, "/items/7")
-        await until(lambda: lines)
+        await until(told)
 
     asyncio.run(main())
 
-    ((_, fields),) = lines
+    # A machine that stands still for so long holds the loop as well.
+    fields = told()
     assert fields["route"] == "/items/{number}"
-    assert fields["function"].endswith("<locals>.blocks")
-    assert values(meters, catalogue.LOOP_BLOCKS) == {("/items/{number}",): 1.0}
+    assert values(meters, catalogue.LOOP_BLOCKS)["/items/{number}",] >= 1.0
     assert values(meters, catalogue.LOOP_BLOCKED)["/items/{number}",] > 0.1
     assert "event loop blocks: told of when longer than 0.1 s" in handle.status()
 

@@ -24,6 +24,7 @@ from fastobs.config import load
 from fastobs.probes import ADAPTERS, Adapter, Kit, Probe, Probes
 from fastobs.probes._imports import Arrivals
 from fastobs.probes._names import Names, variables
+from tests.parts import PATIENCE
 
 OPTIONAL = sorted({row.library for row in ADAPTERS} - {"asyncio", "functools", "fastapi"})
 
@@ -35,7 +36,7 @@ def run(script: str) -> str:
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ from fastobs.probes._engines import question
 from fastobs.probes._server import Asker, Server
 from fastobs.probes.sqlalchemy import SQLAlchemy
 from tests.driving import Clock
+from tests.parts import PATIENCE
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -40,7 +41,7 @@ def answered(probes: Any, read: Read) -> dict[tuple[str, ...], float]:
     read(catalogue.DB_SERVER_MAX)
     (probe,) = [probe for probe in probes._attached.values() if isinstance(probe, SQLAlchemy)]
     if probe._asker is not None:
-        probe._asker.join(30.0)
+        probe._asker.join(PATIENCE)
     return read(catalogue.DB_SERVER_MAX)
 
 
@@ -144,7 +145,7 @@ def test_a_server_is_asked_again_when_its_time_has_come(url, most):
     for later in (0.0, 299.0, 1.0):
         clock.now += later
         asker.ask([(known, question(engine))])
-        asker.join(30.0)
+        asker.join(PATIENCE)
         seen.append(known.most)
         known.most = None
 
@@ -157,7 +158,7 @@ def test_a_server_that_does_not_answer_keeps_its_limit(url, caplog):
     known, engine = server(asker, url.set(port=1, password="secret"), most=100)
     with caplog.at_level(logging.DEBUG, logger="fastobs"):
         asker.ask([(known, question(engine))])
-        asker.join(30.0)
+        asker.join(PATIENCE)
 
     assert known.most == 100
     assert "OperationalError" in caplog.text
@@ -178,7 +179,7 @@ def test_where_one_hangs_threads_do_not_pile_up(url, most):
     asker.ask([(known, question(engine))])
     asker.ask([(known, question(engine))])
     go_on.set()
-    asker.join(30.0)
+    asker.join(PATIENCE)
 
     assert (len(asked), known.most) == (1, most)
 
@@ -189,7 +190,7 @@ def test_a_pool_that_hides_how_it_connects_is_not_asked(url, monkeypatch):
     known, engine = server(asker, url)
     monkeypatch.delattr(engine.pool, "_invoke_creator")
     asker.ask([(known, question(engine))])
-    asker.join(30.0)
+    asker.join(PATIENCE)
 
     assert known.most is None
 

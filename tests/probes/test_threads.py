@@ -21,6 +21,7 @@ from fastobs._routes import Routes
 from fastobs.cells import Meters
 from fastobs.probes import Probes, threads
 from tests.driving import Clock, scope
+from tests.parts import PATIENCE
 from tests.probes.contract import Contract
 
 from .waiting import until
@@ -91,7 +92,7 @@ async def test_the_second_of_two_waits_for_the_only_token(clock: Clock) -> None:
 
     def hold() -> None:
         started.set()
-        assert release.wait(30)
+        assert release.wait(PATIENCE)
 
     def follow() -> None:
         clock.now += 2
@@ -136,7 +137,7 @@ async def test_a_function_that_was_given_up_is_no_part_any_more(
 
     def work() -> None:
         started.set()
-        assert release.wait(30)
+        assert release.wait(PATIENCE)
         ended.set()
 
     with anyio.CancelScope() as cancelled:

@@ -17,6 +17,7 @@ from fastobs import catalogue
 from fastobs._exchange import CURRENT, Exchange
 from fastobs._routes import Routes
 from tests.driving import Clock, scope
+from tests.parts import PATIENCE
 
 from .waiting import until
 
@@ -46,7 +47,7 @@ class Turns:
     def keep(self) -> None:
         """Called with the connection, on a thread."""
         self.came += 1
-        assert self._go.acquire(timeout=30)
+        assert self._go.acquire(timeout=PATIENCE)
 
     async def keep_async(self) -> None:
         """Awaited with the connection."""

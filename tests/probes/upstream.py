@@ -15,6 +15,7 @@ from fastobs._exchange import Exchange
 from fastobs._parts import Parts
 from fastobs._routes import Routes
 from tests.driving import scope
+from tests.parts import PATIENCE
 
 __all__ = ["Upstream", "going_on", "request", "upstream"]
 
@@ -39,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/hold":
             self.server.holding += 1
-            self.server.release.wait(30)
+            self.server.release.wait(PATIENCE)
         body = b"hello"
         self.send_response(429 if self.path == "/429" else 200)
         self.send_header("Content-Length", str(len(body)))

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable
 from time import monotonic
 
+from tests.parts import PATIENCE
+
 __all__ = ["until"]
 
 
-async def until(condition: Callable[[], object], *, within: float = 30.0) -> None:
+async def until(condition: Callable[[], object], *, within: float = PATIENCE) -> None:
     """Let the loop run until it is so.
 
     Raises:

@@ -29,6 +29,7 @@ from fastobs.config import Slow
 from fastobs.signals.parts import breakdown
 from fastobs.signals.slow import Line, slow_requests
 from tests.driving import scope, values
+from tests.parts import PATIENCE
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def together(work: Callable[[int], None], threads: int = 4) -> None:
     begin = threading.Barrier(threads)
 
     def run(number: int) -> None:
-        begin.wait(30)
+        begin.wait(PATIENCE)
         work(number)
 
     running = [threading.Thread(target=run, args=(number,)) for number in range(threads)]

@@ -546,7 +546,7 @@ def test_behind_a_middleware_with_a_task_of_its_own_waiting_is_the_endpoints(
             pass
 
     async def rows() -> AsyncIterator[int]:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
         yield 1
 
     rig = Rig(app, tmp_path)

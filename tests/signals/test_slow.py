@@ -21,6 +21,7 @@ from fastobs.cells import Meters
 from fastobs.config import Slow
 from fastobs.signals.slow import Line, lines, slow_requests
 from tests.driving import Clock, scope, values
+from tests.parts import PATIENCE
 
 
 class Route:
@@ -169,7 +170,7 @@ def test_lines_above_the_budget_are_counted_and_told_by_the_next(meters: Meters)
 def written(meters: Meters, stream: io.StringIO) -> str:
     outbox = lines(meters, stream=stream)
     outbox.put(("warning", {"event": "slow_request", "level": "warning", "n": 1}))
-    assert outbox.flush(within=5)
+    assert outbox.flush(within=PATIENCE)
     return stream.getvalue()
 
 
@@ -218,7 +219,7 @@ def test_on_a_terminal_it_is_for_people(meters: Meters) -> None:
             },
         )
     )
-    assert outbox.flush(within=5)
+    assert outbox.flush(within=PATIENCE)
 
     plain = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
     assert plain.split() == (
