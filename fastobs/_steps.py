@@ -173,8 +173,8 @@ class Steps(Parts):
             return
         self._marked = top if type(top) is Worker else None
         cpu = None if self._marked is None else self._marked.cpu()
-        # What was needed since then to get here was computed.
-        self._cpu = None if cpu is None else cpu - (perf_counter() - self._since)
+        # What was needed since then to get here was computed; unless the machine was busy with others.
+        self._cpu = None if cpu is None else cpu - min(perf_counter() - self._since, SHORT)
 
     def _spend(self, part: str, seconds: float) -> None:
         if type(part) is not Worker:

@@ -413,8 +413,9 @@ async def test_a_loop_that_is_held_is_blocking_for_one_and_loop_wait_for_the_oth
             pytest.fail(f"Of {truth['held']} s {waited} and {held} were told.")
     await engine.dispose()
 
-    assert "blocking" not in other.parts
-    assert "loop_wait" not in own.parts
+    # What else takes long enough to be one, on a busy machine, is short beside it.
+    assert other.parts.get("blocking", 0.0) < HELD / 2
+    assert own.parts.get("loop_wait", 0.0) < HELD / 2
 
 
 @each_loop
@@ -426,6 +427,8 @@ async def test_who_holds_the_loop_by_computing_has_it_as_cpu(
 
     @app.get("/culprit")
     async def culprit() -> None:
+        # Else all requests of this test are one step, which began as nobody's.
+        await asyncio.sleep(HELD / 40)
         end = time.thread_time() + HELD / 2
         while time.thread_time() < end:
             sum(range(50))

@@ -20,6 +20,7 @@ from fastobs._exchange import CURRENT, NO_PARTS, Exchange
 from fastobs._parts import BLOCKING, LOOP_WAIT, OFF, Held, Off, account, enter, hold, leave
 from fastobs._routes import Routes
 from fastobs._steps import Stepped, Steps, Tasks, Worker
+from fastobs.watchdog.tail import TELLING
 from tests.driving import call, scope
 from tests.parts import eventually
 from tests.profiling.rig import LOOPS, each_loop
@@ -29,6 +30,8 @@ BURNT = 0.05
 """Seconds of processor time."""
 SLEPT = 0.05
 """Seconds by the clock."""
+ROOM = 100 * _steps.SHORT
+"""Seconds: of each part so little is taken to be computed, and on a busy machine may have been waiting."""
 UVICORN = {"version": "3.0", "spec_version": "2.3"}
 """With it Starlette sends streams from a task of their own."""
 
@@ -48,6 +51,7 @@ class Rig:
     def __init__(self, observed: Callable[..., Handle], shared: Any) -> None:
         self.app = FastAPI()
         self.lines: Lines = []
+        # What the process computed for the last request, and so the most that its parts can tell.
         self.cpu = 0.0
         self._observed = observed
         self._shared = shared
@@ -63,7 +67,7 @@ class Rig:
         async def main() -> None:
             began = time.process_time()
             await call(self.app, path, asgi=UVICORN, **more)
-            self.cpu = time.process_time() - began
+            self.cpu = time.process_time() - began + ROOM
 
         with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
             runner.run(main())
@@ -198,8 +202,10 @@ def test_who_waits_for_others_does_not_block(rig: Rig) -> None:
         await asyncio.sleep(SLEPT)
 
     rig.instrument()
+    parts = rig.parts()
 
-    assert rig.parts()["unaccounted"] >= SLEPT * 0.9
+    # Unless a busy machine let the loop stand still meanwhile.
+    assert parts["unaccounted"] + parts.get("loop_wait", 0.0) >= SLEPT * 0.9
 
 
 def test_a_query_that_is_waited_for_on_the_loop_is_the_database_s(rig: Rig) -> None:
@@ -231,7 +237,7 @@ def test_who_computes_does_not_wait_for_what_it_asked(rig: Rig) -> None:
     parts = rig.parts()
 
     assert parts["cpu"] >= BURNT
-    assert parts["db"] >= SLEPT * 0.9
+    assert parts["db"] + parts.get("loop_wait", 0.0) >= SLEPT * 0.9
 
 
 def test_what_is_computed_in_a_section_is_the_sections(rig: Rig) -> None:
@@ -371,7 +377,14 @@ def test_a_request_that_is_slow_shows_what_its_tasks_await(rig: Rig, tmp_path: A
         exchange = current()
         assert exchange is not None
         handle = rig.app.state.fastobs
-        while getattr(handle._tail._captures.get(exchange), "count", 0) < 3:  # noqa: ASYNC110
+
+        def seen() -> float:
+            capture = handle._tail._captures.get(exchange)
+            place = None if capture is None else capture.busiest()
+            return 0.0 if place is None else place.seconds
+
+        # More than what is told at least, since what follows takes time, too.
+        while seen() < 1.5 * TELLING * (perf_counter() - exchange.started):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     async def passes(request: Request, call_next: Any) -> Any:
@@ -500,16 +513,29 @@ def test_a_step_that_held_the_loop_ends_what_the_watchdog_tells(exchange: Exchan
 
 def test_a_moment_is_taken_to_be_computed(exchange: Exchange) -> None:
     """Nobody can block for so short a time that it matters, and the kernel need not be asked."""
-    parts = exchange.parts
-    assert isinstance(parts, Steps)
     worker = Worker("step", BLOCKING)
-    for _ in range(100):
+    for _ in range(1000):
+        exchange.parts = parts = Steps()
         parts.begins(worker)
-        parts._since = perf_counter() - _steps.SHORT / 2
+        parts._since = began = perf_counter() - _steps.SHORT / 2
         parts._cpu = 1e9
         parts.ends()
+        # A busy machine may have made it longer.
+        if perf_counter() - began <= _steps.SHORT:
+            break
 
-    assert parts["cpu"] > 0
+    assert parts.keys() == {"cpu"}
+
+
+def test_who_waits_for_a_processor_where_a_part_begins_does_not_compute(exchange: Exchange) -> None:
+    """The clock of the processor is read later than the other one, on a busy machine much later."""
+    computed = time.thread_time()
+    enter(exchange, "thread", perf_counter() - 1.0)
+    leave(exchange, "thread", perf_counter())
+    computed = time.thread_time() - computed
+
+    assert exchange.parts["cpu"] <= computed + _steps.SHORT
+    assert exchange.parts["thread"] > 0.9
 
 
 def test_what_no_step_of_ours_holds_is_told_by_the_watchdog(exchange: Exchange) -> None:

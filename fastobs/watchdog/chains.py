@@ -8,8 +8,8 @@ import sys
 from asyncio import AbstractEventLoop
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
-from functools import lru_cache
-from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType
+from functools import cached_property, lru_cache
+from types import AsyncGeneratorType, CodeType, CoroutineType
 from typing import Any
 
 from pyinstrument.frame import AWAIT_FRAME_IDENTIFIER
@@ -18,6 +18,7 @@ from fastobs._exchange import Exchange
 from fastobs._middleware import Middleware
 from fastobs._steps import Driven, awaits
 
+from .frames import stack
 from .heart import Heart
 from .holder import exchange_of, step
 
@@ -46,7 +47,6 @@ class View:
         heart: Of the loop.
         loop: The loop.
         wanted: Which exchanges.
-        frames: The innermost frame of each thread.
         errand: The code below which a worker thread runs what a request has done there; the local
             variable ``self`` of its frame has the exchange. None if nothing is known of threads.
     """
@@ -56,23 +56,19 @@ class View:
         heart: Heart,
         loop: AbstractEventLoop,
         wanted: Container[Exchange],
-        frames: dict[int, FrameType],
         errand: CodeType | None,
     ) -> None:
         current = asyncio.current_task(loop)
         self._current = None if current is None else exchange_of(current)
-        running = sys._current_frames().get(heart.thread)
+        self._running = step(heart)
         if current is not asyncio.current_task(loop):
             # It went on meanwhile, and nobody knows whose frames these are.
-            self._current, running = None, None
-        self._running = running
-        self._heart = heart
+            self._current, self._running = None, []
         self._tasks: dict[Exchange, list[asyncio.Task[Any]]] = defaultdict(list)
         for task in asyncio.all_tasks(loop):
             exchange = exchange_of(task)
             if exchange is not None and exchange in wanted:
                 self._tasks[exchange].append(task)
-        self._frames = frames
         self._errand = errand
 
     def __contains__(self, exchange: Exchange) -> bool:
@@ -81,10 +77,9 @@ class View:
 
     def runs(self, exchange: Exchange) -> list[str] | None:
         """The stack of its step, if it is the one that the loop runs; from the root."""
-        if self._current is not exchange or self._running is None:
+        if self._current is not exchange:
             return None
-        frames = step(self._heart, self._running)
-        return [_named(frame.f_code, frame.f_lineno) for frame in reversed(frames)][:MAX_DEPTH]
+        return [_named(seen.code, seen.line) for seen in reversed(self._running)][:MAX_DEPTH]
 
     def stacks(self, exchange: Exchange) -> list[list[str]]:
         """What it does, from the root; several if it waits for as many tasks at once."""
@@ -96,25 +91,26 @@ class View:
             return []
         chains = Chains(tasks, exchange)
         stacks = [[_named(*frame) for frame in chain] for chain in chains]
-        if len(stacks) == 1 and (worker := self._in_thread(exchange)):
+        if len(stacks) == 1 and (worker := self._in_threads.get(exchange)):
             return [(stacks[0] + worker)[:MAX_DEPTH]]
         return [[*stack[:MAX_DEPTH], AWAIT_FRAME_IDENTIFIER] for stack in stacks]
 
-    def _in_thread(self, exchange: Exchange) -> list[str]:
+    @cached_property
+    def _in_threads(self) -> dict[Exchange | None, list[str]]:
+        """What worker threads run, by whom it is for, from the root."""
         if self._errand is None:
-            return []
-        for innermost in self._frames.values():
-            above: list[str] = []
-            frame: FrameType | None = innermost
-            while frame is not None:
-                if frame.f_code is self._errand:
+            return {}
+        found: dict[Exchange | None, list[str]] = {}
+        for thread in sys._current_frames():
+            frames = stack(thread)
+            for height, (frame, code, _) in enumerate(frames):
+                if code is self._errand:
                     # A frame that ends with the call, and so does the dict that this makes.
-                    if getattr(frame.f_locals.get("self"), "exchange", None) is exchange:
-                        return above[::-1]
+                    exchange = getattr(frame.f_locals.get("self"), "exchange", None)
+                    above = reversed(frames[:height])
+                    found[exchange] = [_named(seen.code, seen.line) for seen in above]
                     break
-                above.append(_named(frame.f_code, frame.f_lineno))
-                frame = frame.f_back
-        return []
+        return found
 
 
 Line = tuple[CodeType, int | None]

@@ -15,7 +15,8 @@ from weakref import ref
 from fastobs._exchange import CURRENT, Exchange
 from fastobs._files import distance, relative
 
-from .heart import Heart, depth
+from .frames import Seen, stack
+from .heart import Heart
 
 __all__ = ["Holder", "Place", "Spot", "exchange_of", "holder", "others", "step"]
 
@@ -54,27 +55,27 @@ class Holder(NamedTuple):
         """Of which task it is a step; None for a callback."""
         return None if isinstance(self.mark, FrameType) else self.mark
 
+    def goes_on(self, now: Holder | None) -> bool:
+        """Whether this is what the loop still runs."""
+        # A client in the same process makes a request, or many of them, within a step of its own.
+        return now is not None and now.mark == self.mark and now.exchange is self.exchange
+
 
 def holder(heart: Heart, loop: AbstractEventLoop) -> Holder | None:
     """Who holds the loop now; None if it waits, or runs only itself."""
     task = asyncio.current_task(loop)
-    frames = step(heart, sys._current_frames().get(heart.thread))
+    frames = step(heart)
     if not frames:
         return None
     if task is None:
-        return Holder(frames[-1], None, _spot(frames))
+        return Holder(frames[-1].frame, None, _spot(frames))
     return Holder(ref(task), exchange_of(task), _spot(frames))
 
 
-def step(heart: Heart, innermost: FrameType | None) -> list[FrameType]:
+def step(heart: Heart) -> list[Seen]:
     """The frames of what the loop runs, the innermost first, without the loop's own."""
-    height = depth(innermost) - heart.floor
-    if innermost is None or height <= 0:
-        return []
-    frames = [innermost]
-    while len(frames) < height and (below := frames[-1].f_back) is not None:
-        frames.append(below)
-    return frames
+    frames = stack(heart.thread)
+    return frames[: max(len(frames) - heart.floor, 0)]
 
 
 def others(loop: AbstractEventLoop, culprit: Exchange | None) -> tuple[Exchange, ...]:
@@ -101,8 +102,7 @@ def _context_of(task: asyncio.Task[Any]) -> Context | None:
     return next((found for found in gc.get_referents(task) if type(found) is Context), None)
 
 
-def _spot(frames: Iterable[FrameType]) -> Spot:
+def _spot(frames: Iterable[Seen]) -> Spot:
     """The innermost frame of the app's own code; else of a library's, else of all."""
-    # The thread goes on meanwhile; a frame that has ended has no line any more.
-    spots = [Spot(frame.f_code, frame.f_lineno or 0) for frame in frames]
+    spots = [Spot(seen.code, seen.line or 0) for seen in frames]
     return min(spots, key=lambda spot: distance(spot.code.co_filename))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -237,13 +236,12 @@ class Tail:
     def _sample(
         self, sampled: Mapping[Exchange, Capture], wards: Sequence[Ward], now: float
     ) -> None:
-        frames = sys._current_frames()
         left = dict(sampled)
         for ward in wards:
             loop = ward.heart.loop()
             if loop is None:
                 continue
-            view = View(ward.heart, loop, left, frames, self._errand)
+            view = View(ward.heart, loop, left, self._errand)
             hold = ward.held(now)
             for exchange in [each for each in left if each in view]:
                 capture = left.pop(exchange)

@@ -11,7 +11,7 @@ from asyncio import AbstractEventLoop
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from threading import get_ident
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any, Protocol
 
 from fastobs._contain import contain
@@ -135,7 +135,7 @@ class Watchdog:
         pause = self._tick
         slept = self._clock()
         while not stopping.wait(pause):
-            now = self._clock()
+            now, cpu = self._clock(), thread_time()
             try:
                 wards = self._living(stopping)
                 if not wards:
@@ -146,7 +146,8 @@ class Watchdog:
             except Exception as error:
                 pause = self._tick
                 contain("watchdog", error)
-            slept = self._clock()
+            # What else the looks took, others had the GIL, as in a pause that lasts too long.
+            slept = now + thread_time() - cpu
 
     def _living(self, stopping: threading.Event) -> list[Ward]:
         with self._lock:
@@ -201,18 +202,23 @@ class Ward:
         """
         heart, loop = self.heart, self.heart.loop()
         before, self._cpu = self._cpu, heart.cpu()
-        began = now
+        began, hold = now, self._hold
         late = now - slept - pause
+        computed = self._cpu - before
+        kept = min(late, max(computed - pause, 0.0))
         if late > self._tick:
             # We were late ourselves: one call kept the GIL, or the process was paused. Of that time
             # only what the loop's thread surely computed is counted.
-            kept = min(late, max(self._cpu - before - pause, 0.0))
             began = max(now - kept, heart.due - heart.tick)
-            if self._hold is not None:
+            if hold is not None:
                 # What came after its end was not skipped of it.
                 over = heart.beaten
                 passed = late if over is None else over - slept - pause
-                self._hold.grip.skip(max(passed - kept, 0.0))
+                hold.grip.skip(max(passed - kept, 0.0))
+        if hold is not None and late - kept > CLOSE and computed > 0:
+            # The GIL was with a thread that did not let go of it when asked to. The step needed it, too:
+            # who only waits in the kernel gets no processor meanwhile.
+            hold.excuse((heart.beaten or now) - hold.grip.seen - computed)
         if self._hold is not None and heart.beaten is not None:
             self._end(heart.beaten)
         if loop is None or not loop.is_running() or not heart.thread:
@@ -237,7 +243,7 @@ class Ward:
         seen = None
         if now >= heart.due or asyncio.current_task(loop) is not None:
             seen = holder(heart, loop)
-        if hold is not None and (seen is None or seen.mark != hold.holder.mark):
+        if hold is not None and not hold.holder.goes_on(seen):
             self._end(hold.grip.seen)
             hold = None
         if seen is None:
@@ -250,7 +256,7 @@ class Ward:
         held = now - hold.began
         if hold.others is None and held >= self._after / 2:
             hold.others = others(loop, seen.exchange)
-        if not hold.told and held > self._after:
+        if not hold.told and hold.guilty(now, self._after):
             hold.told = True
             self._listener.goes_on(hold.block(now))
 
@@ -259,7 +265,7 @@ class Ward:
         if hold is None:
             return
         hold.grip.ends(end)
-        if end - hold.began > self._after:
+        if hold.guilty(end, self._after):
             self._listener.ended(hold.block(end))
 
 
@@ -328,6 +334,7 @@ class Hold:
     def __init__(self, holder: Holder, grip: Grip) -> None:
         self.holder = holder
         self.grip = grip
+        self._excused = 0.0
         self.others: tuple[Exchange, ...] | None = None
         self.told = False
         self._spots: dict[Spot, float] = defaultdict(float)
@@ -341,6 +348,18 @@ class Hold:
         """It was seen here."""
         self._spots[spot] += now - self.grip.seen
         self.grip.seen = now
+
+    def excuse(self, seconds: float) -> None:
+        """For so long others kept it from going on, since they had the GIL."""
+        self._excused += max(seconds, 0.0)
+
+    def guilty(self, end: float, after: float) -> bool:
+        """Whether it has held the loop for longer than allowed by itself, if it ends now."""
+        held = end - self.began
+        if held - self._excused <= after:
+            return False
+        # In a step that has to wait for the GIL so often, not every such wait was found.
+        return self._excused <= held / 2 or self.grip.computed() > after
 
     def block(self, end: float) -> Block:
         """What can be told of it, if it ends now."""

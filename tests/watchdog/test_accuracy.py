@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from statistics import median
@@ -13,12 +14,14 @@ from fastapi import FastAPI
 
 from fastobs.watchdog import Block, Watchdog
 from tests.driving import call
+from tests.probes.waiting import until
 
 from . import blockers
-from .blockers import computes, dumps, matches, receives, sorts, waits
+from .blockers import computes, dumps, keeps, matches, receives, sorts, waits
 from .rig import (
     AFTER,
     TICK,
+    TRIES,
     Told,
     asking,
     beaten,
@@ -136,7 +139,7 @@ def test_a_block_that_keeps_the_gil_is_told_to_within_a_tick_of_what_it_computed
 
 
 @each_loop
-@pytest.mark.parametrize("blocker", [computes, sorts], ids=lambda each: each.__name__)
+@pytest.mark.parametrize("blocker", [computes, sorts, keeps], ids=lambda each: each.__name__)
 def test_the_same_in_a_def_endpoint_is_no_block(blocker: Callable[[], None], loop: str) -> None:
     """Its thread competes with the loop; where it keeps the GIL the loop is late, but holds nothing."""
     app = FastAPI()
@@ -162,3 +165,49 @@ def test_the_same_in_a_def_endpoint_is_no_block(blocker: Callable[[], None], loo
     # A step of the loop's own that a busy machine made long is one, and nothing like this.
     assert not [block for block in blocks if block.place.function == blocker.__name__]
     assert sum(block.duration for block in blocks) < took[0] / 2
+
+
+@each_loop
+def test_a_step_that_a_def_endpoint_keeps_from_going_on_is_not_accused(loop: str) -> None:
+    """Between two switches of threads the function keeps the GIL for nearly a tick, again and again."""
+    app = FastAPI()
+    runs, over = threading.Event(), threading.Event()
+    took: list[float] = []
+
+    @app.get("/thread")
+    def thread() -> None:
+        runs.set()
+        while not over.is_set():
+            keeps(0.8 * TICK)
+
+    @app.get("/step")
+    async def step() -> None:
+        began, end = perf_counter(), time.thread_time() + AFTER / 2
+        while time.thread_time() < end:
+            sum(range(50))
+        took.append(perf_counter() - began)
+
+    async def once(told: Told) -> bool:
+        """Whether the step took as long as a block, and none was told."""
+        runs.clear()
+        over.clear()
+        keeping = asyncio.create_task(call(served(app), "/thread"))
+        await until(runs.is_set)
+        await call(served(app), "/step")
+        over.set()
+        await keeping
+        return took[-1] > AFTER and not told.begun
+
+    async def main() -> list[bool]:
+        innocent: list[bool] = []
+        # Once more, since a busy machine may take the processor away as well; two will do.
+        while len(innocent) < TRIES and innocent.count(True) < 2:
+            heart = heart_of_this_loop()
+            await beaten(heart)
+            with watched(heart) as told:
+                innocent.append(await once(told))
+        return innocent
+
+    innocent = run(main(), loop)
+
+    assert innocent.count(True) == 2, innocent

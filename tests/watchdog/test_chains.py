@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
@@ -117,10 +116,9 @@ def test_a_step_that_began_meanwhile_is_not_taken_for_a_wait(
         tasks = iter([asyncio.current_task(), None])
 
         def look() -> None:
-            frames = sys._current_frames()
-            steady = View(heart, loop, {exchange}, frames, None)
+            steady = View(heart, loop, {exchange}, None)
             monkeypatch.setattr(asyncio, "current_task", lambda _: next(tasks))
-            moving = View(heart, loop, {exchange}, frames, None)
+            moving = View(heart, loop, {exchange}, None)
             monkeypatch.undo()
             views.append((steady.stacks(exchange), moving.stacks(exchange)))
 
@@ -163,9 +161,9 @@ def test_a_thread_is_found_by_whom_it_works_for() -> None:
         task = asyncio.create_task(inner(until := asyncio.Event()))
         CURRENT.set(None)
         await asyncio.sleep(0)
-        frames, loop = sys._current_frames(), asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         codes = (Errand.__call__.__code__, main.__code__, None)
-        found = [View(heart, loop, {mine}, frames, code).stacks(mine) for code in codes]
+        found = [View(heart, loop, {mine}, code).stacks(mine) for code in codes]
         end.set()
         until.set()
         await task

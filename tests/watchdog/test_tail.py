@@ -78,7 +78,12 @@ def unsampled() -> Callable[[], bool]:
 
     def unseen() -> bool:
         capture = looking._captures.get(exchange)
-        return not looking.stopped and (capture is None or capture.count < ENOUGH)
+        if looking.stopped:
+            return False
+        if capture is None or capture.count < ENOUGH or (seen := capture.busiest()) is None:
+            return True
+        # Longer than what is told at least, since what follows takes time, too.
+        return seen.seconds < 1.5 * TELLING * (time.perf_counter() - exchange.started)
 
     return unseen
 
@@ -206,7 +211,9 @@ def test_a_thousand_fast_requests_leave_nothing_and_a_slow_one_its_profile(
     )
     found = seconds(stacks)
     assert found["helper"] > 0
-    assert found[tail.BEFORE] >= SLOW / 2
+    # What a busy machine makes long is a block, which is known from its beginning on.
+    blocked = sum(found[name] for name in found if name.startswith(tail.BLOCKED_BY))
+    assert found[tail.BEFORE] + blocked >= SLOW / 2
     assert found["helper"] + found[tail.BEFORE] <= meta.duration + 1e-3
     assert not handle._opened
     assert not tail_of(handle)._captures
@@ -288,9 +295,7 @@ def test_work_in_a_thread_is_shown_below_the_endpoint_that_waits_for_it(
     rig.ask("/threaded", loop=loop)
 
     found = rig.kept.seconds
-    assert 0 < found["works"] <= found["threaded"]
-    # The thread may have ended when the loop has not yet heard of it.
-    assert found["threaded"] > found["run_in_threadpool"] / 2
+    assert 0 < found["works"] <= found["threaded"] <= found["run_in_threadpool"]
 
 
 async def gathers() -> None:
@@ -412,10 +417,11 @@ def test_the_slow_line_names_the_profile_and_the_line_of_the_app(rig: Rig, share
 
     (line,) = (fields for _, fields in lines if fields["event"] == "slow_request")
     ((meta, _),) = rig.kept.kept
-    (finding,) = line["findings"]
+    # A busy machine may have made a block as well.
+    (finding,) = (each for each in line["findings"] if each["kind"] == "mostly_at")
     file, _, at = finding["at"].partition(":")
     assert line["profile_id"] == meta.id
-    assert (finding["kind"], finding["function"]) == ("mostly_at", "helper")
+    assert finding["function"] == "helper"
     assert file == "tests/watchdog/test_tail.py"
     assert int(at) - helper.__code__.co_firstlineno in {2, 4}
     assert meta.duration * TELLING <= finding["seconds"] <= meta.duration

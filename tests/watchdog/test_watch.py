@@ -242,6 +242,12 @@ class HalfBusy(Busy):
     between = 0.25 + TICK
 
 
+class Awake(Busy):
+    """It seems to wake up now and then, as who asks for the GIL again and again."""
+
+    between = 0.001
+
+
 async def after_looks(told: Told, heart: Heart, *seconds: float) -> list[Block]:
     """What is told of a step that is looked at after so many seconds."""
     await beaten(heart)
@@ -303,6 +309,21 @@ def test_a_call_that_keeps_the_gil_is_a_block_though_the_watchdog_was_late() -> 
     (block,) = run(main())
 
     assert block.duration == pytest.approx(1.0 - TICK)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [(Awake, 0), (Busy, 1), (Heart, 1)], ids=["awake", "computes", "sleeps"]
+)
+def test_a_step_that_a_thread_keeps_from_going_on_is_no_block(kind: type[Heart], told: int) -> None:
+    """The watchdog is a little late each time, since others keep the GIL; unless the step does not need it,
+    or computes all the same."""
+
+    async def main() -> list[int]:
+        heard, heart = Told(), heart_of_this_loop(kind)
+        await after_looks(heard, heart, *(number * 1.8 * TICK for number in range(1, 10)))
+        return [len(heard.begun), len(heard.blocks)]
+
+    assert run(main()) == [told, told]
 
 
 def test_a_step_that_nobody_saw_end_has_ended_when_it_was_seen_last() -> None:

@@ -1,0 +1,74 @@
+"""What a thread runs is what it runs at one moment."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from fastobs.watchdog.frames import stack
+from tests.parts import eventually
+
+LOOKS = 2000
+
+
+@pytest.fixture
+def over() -> Iterator[threading.Event]:
+    """Ends the thread; and has threads switched as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    event = threading.Event()
+    yield event
+    event.set()
+    sys.setswitchinterval(before)
+
+
+def first() -> None:
+    sum(range(5))
+
+
+def second() -> None:
+    sum(range(5))
+
+
+def works(over: threading.Event) -> None:
+    while not over.is_set():
+        first()
+        second()
+
+
+def test_each_frame_is_on_the_line_that_called_the_one_above(over: threading.Event) -> None:
+    """However often the thread goes on between two looks, it does not within one."""
+    thread = threading.Thread(target=works, args=(over,), daemon=True)
+    thread.start()
+    begins = works.__code__.co_firstlineno
+    calls = {first.__code__: begins + 2, second.__code__: begins + 3}
+    for _ in range(LOOKS):
+        frames = stack(thread.ident or 0)
+        for above, below in pairwise(frames):
+            if above.code in calls:
+                assert (below.code, below.line) == (works.__code__, calls[above.code])
+        assert all(each.frame.f_code is each.code for each in frames)
+    over.set()
+    thread.join()
+
+
+def test_a_thread_that_is_gone_runs_nothing() -> None:
+    """Its loop may not have been closed."""
+    thread = threading.Thread(target=sys.getswitchinterval)
+    thread.start()
+    thread.join()
+
+    assert eventually(lambda: stack(thread.ident or 0) == [])
+
+
+def test_the_innermost_comes_first() -> None:
+    """And the first of the thread last."""
+    frames = stack(threading.get_ident())
+
+    assert frames[1].code is sys._getframe().f_code
+    assert frames[1].frame is sys._getframe()
+    assert frames[0].code is stack.__code__
