@@ -19,12 +19,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial, partialmethod
 from importlib.metadata import version
+from inspect import iscoroutinefunction
 from itertools import repeat
 from math import floor
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -39,6 +40,7 @@ from fastobs.catalogue import Metric
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.config import load
+from fastobs.probes._sites import call_site
 from tests.parts.programs import MissingPart
 
 from . import driver, fresh, shop
@@ -74,16 +76,21 @@ METHOD = (
     "medians of the paired differences, and between what they are with 95 % certainty. The garbage collector is off. What is not hooked but written into the app by hand is compared with the "
     f"code without it. Inside, a request has {PER_REQUEST} events, and what its end costs for them "
     "is in. Checkout and checkin are two events; a GET of redis-py is four: checkout, command, look-up "
-    "of a cache, checkin. Each has its budget. *The least* is what no adapter can be below: the same "
-    "methods and events hooked with functions that only pass on, and the readings of the clock and the "
-    "writes to rows that the numbers consist of, each as it is measured here. Where that is above the "
-    "budget, Python does not allow it; what is over is told, not hidden."
+    "of a cache, checkin. Each has its budget. Rows without a socket have a connection whose other end "
+    "answers at once: they judge us, since a round trip through the kernel varies by more than what is "
+    "looked for here. *The least* is what no adapter can be below: the same methods and events hooked "
+    "with functions that only pass on (around a coroutine, one that awaits it), and the readings of the "
+    "clock, the writes to rows, the app's line and, inside, the part of the request that the numbers "
+    "consist of, each as it is measured here. Where that is above the budget, Python does not allow it; "
+    "what is over is told, not hidden."
 )
 
-ADD, OBSERVE, CLOCK = (
+ADD, OBSERVE, CLOCK, LINE, PART = (
     "a counter's row: `add()`",
     "a histogram's row: `observe()`",
     "the clock: `perf_counter()`",
+    "the app's line: `call_site()`",
+    "`fastobs.section()`: begin and end",
 )
 """What numbers are made with."""
 
@@ -92,6 +99,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 Drive = Callable[[int], Awaitable[None]]
 """Makes the event happen so many times."""
+
+
+class MadeOf(NamedTuple):
+    """What is needed to tell of an event: how often, or how long it takes. Parts only in a request."""
+
+    adds: float = 0
+    observes: float = 0
+    clocks: float = 0
+    lines: float = 0
+    parts: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +122,8 @@ class Event:
         plain: What the app would do without us; by default the same, with the probes detached.
         sql: Whether it has the budget of a statement.
         count: Events that it consists of, each with a budget of its own.
-        made_of: How often it adds, observes and reads the clock, if it is seen by hooks.
+        made_of: What it is told by, if it is seen by hooks.
+        without: What would have to go for the budget.
     """
 
     title: str
@@ -114,7 +132,8 @@ class Event:
     plain: Drive | None = None
     sql: bool = False
     count: int = 1
-    made_of: tuple[int, int, int] | None = None
+    made_of: MadeOf | None = None
+    without: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +146,9 @@ class Cost:
         inside: The same within a request, a share of the request's end included.
         budgets: What it may cost outside and inside.
         empty: More with hooks that only pass on, outside.
+        empty_inside: The same within a request.
         made_of: As of the event.
+        without: As of the event.
     """
 
     title: str
@@ -136,7 +157,9 @@ class Cost:
     inside: list[float]
     budgets: tuple[float, float]
     empty: list[float]
-    made_of: tuple[int, int, int] | None
+    empty_inside: list[float]
+    made_of: MadeOf | None
+    without: str
 
 
 def calling(call: Callable[[], object]) -> Drive:
@@ -207,7 +230,11 @@ async def aiocache() -> AsyncIterator[list[Event]]:
             title="aiocache: a hit in memory",
             drive=awaiting(lambda: cache.get("key")),
             metric=catalogue.CACHE_REQUESTS,
-            made_of=(1, 0, 0),
+            made_of=MadeOf(adds=1, parts=1),
+            without=(
+                "to tell a hit from a miss, which is known when the answer is there, and so takes a "
+                "coroutine around the library's"
+            ),
         )
     ]
 
@@ -225,7 +252,11 @@ async def limits() -> AsyncIterator[list[Event]]:
             title="limits: a decision, memory storage",
             drive=calling(lambda: limiter.hit(limit, "somebody")),
             metric=catalogue.LIMIT_DECISIONS,
-            made_of=(1, 0, 0),
+            made_of=MadeOf(adds=1),
+            without=(
+                "the limit as a label, which is looked up by the limiter and the limit, and errors of the "
+                "limiter told apart"
+            ),
         )
     ]
 
@@ -255,7 +286,7 @@ async def hand() -> AsyncIterator[list[Event]]:
             metric=catalogue.LIMIT_DECISIONS,
         ),
         Event(
-            title="`fastobs.section()`: begin and end",
+            title=PART,
             drive=measured,
             plain=nothing,
             metric=catalogue.HTTP_PART,
@@ -282,6 +313,7 @@ async def cells() -> AsyncIterator[list[Event]]:
             metric=catalogue.CACHE_LOAD,
         ),
         Event(title=CLOCK, drive=calling(perf_counter), plain=nothing, metric=None),
+        Event(title=LINE, drive=calling(call_site), plain=nothing, metric=None),
     ]
 
 
@@ -306,7 +338,11 @@ async def sqlalchemy() -> AsyncIterator[list[Event]]:
             drive=calling(lambda: engine.raw_connection().close()),
             metric=catalogue.POOL_USE,
             count=2,
-            made_of=(0, 2, 3),
+            made_of=MadeOf(observes=2, clocks=3, lines=1, parts=1),
+            without=(
+                "the time that was waited, the time of use, and the line of the app that holds a "
+                "connection for long; with them who has the oldest one"
+            ),
         ),
         Event(
             title="SQLAlchemy: a statement, SQLite in memory",
@@ -314,7 +350,7 @@ async def sqlalchemy() -> AsyncIterator[list[Event]]:
             plain=partial(execute, bare),
             metric=catalogue.DB_DURATION,
             sql=True,
-            made_of=(0, 1, 2),
+            made_of=MadeOf(observes=1, clocks=2, parts=1),
         ),
     ]
     engine.dispose()
@@ -327,16 +363,27 @@ async def redis() -> AsyncIterator[list[Event]]:
 
     from tests.parts import stores
 
-    with stores.redis() as server, Redis.from_url(server.url) as client:
+    from . import wires
+
+    with (
+        stores.redis() as server,
+        Redis.from_url(server.url) as client,
+        wires.redis_client() as wired,
+    ):
         client.set("key", "value")
         yield [
             Event(
-                title="redis: a GET (four events)",
-                drive=calling(lambda: client.get("key")),
+                title=f"redis: a GET (four events){how}",
+                drive=calling(partial(one.get, "key")),
                 metric=catalogue.DB_DURATION,
                 count=4,
-                made_of=(1, 3, 5),
+                made_of=MadeOf(adds=1, observes=3, clocks=5, parts=1),
+                without=(
+                    "three of the four: the time that was waited and the time of use, with them who has "
+                    "the oldest connection, and the cache that is recognised by its replies"
+                ),
             )
+            for one, how in ((wired, ", no socket"), (client, ""))
         ]
 
 
@@ -344,14 +391,21 @@ async def redis() -> AsyncIterator[list[Event]]:
 async def httpx() -> AsyncIterator[list[Event]]:
     from httpx import Client
 
-    with _served() as url, Client(timeout=30) as client:
+    from . import wires
+
+    with _served() as url, Client(timeout=30) as client, wires.http_client() as wired:
         yield [
             Event(
-                title="httpx: a request to a local server",
-                drive=calling(lambda: client.get(url)),
+                title=f"httpx: a request{how}",
+                drive=calling(partial(one.get, url)),
                 metric=catalogue.CLIENT_QUEUE,
-                made_of=(0, 1, 4),
+                made_of=MadeOf(observes=1, clocks=2, parts=1),
+                without=(
+                    "the time in the queue for a connection, which takes hooks around the client, its pool "
+                    "and the pool's connections, and with it upstream 429s"
+                ),
             )
+            for one, how in ((wired, ", no socket"), (client, " to a local server"))
         ]
 
 
@@ -463,7 +517,7 @@ async def _time(group: Group, rounds: int, milliseconds: float) -> list[Cost]:
 
 
 async def _cost(bench: Bench, event: Event, rounds: int, milliseconds: float) -> Cost:
-    plain, outside, inside, empty = [], [], [], []
+    plain, outside, inside, empty, empty_inside = [], [], [], [], []
     bench.switch("on")
     before = _recorded(process().meters, event.metric)
     # What is made with the first event is made now, and the second time is the usual one.
@@ -489,6 +543,7 @@ async def _cost(bench: Bench, event: Event, rounds: int, milliseconds: float) ->
         inside.append(took["on"][1] - took["off"][1])
         if "empty" in took:
             empty.append(took["empty"][0] - took["off"][0])
+            empty_inside.append(took["empty"][1] - took["off"][1])
     return Cost(
         title=event.title,
         plain=median(plain),
@@ -496,7 +551,9 @@ async def _cost(bench: Bench, event: Event, rounds: int, milliseconds: float) ->
         inside=inside,
         budgets=(SQL, SQL) if event.sql else (OUTSIDE * event.count, INSIDE * event.count),
         empty=empty,
+        empty_inside=empty_inside,
         made_of=event.made_of,
+        without=event.without,
     )
 
 
@@ -528,11 +585,14 @@ def _listen_empty(probe: Any, listen: Any, target: Any, name: str, _listener: ob
 
 
 def _passing_on(original: Callable[..., Any]) -> Callable[..., Any]:
-    # Of what is awaited it returns the coroutine, which takes less than to be one.
     def hook(*args: Any, **options: Any) -> Any:
         return original(*args, **options)
 
-    return hook
+    async def awaited(*args: Any, **options: Any) -> Any:
+        return await original(*args, **options)
+
+    # What is awaited has its answer only then.
+    return awaited if iscoroutinefunction(original) else hook
 
 
 def _recorded(meters: Meters, metric: Metric | None) -> float:
@@ -548,8 +608,8 @@ def _recorded(meters: Meters, metric: Metric | None) -> float:
 def page(costs: list[Cost], *, command: str, processes: int, missing: list[str]) -> str:
     """All of it, in Markdown."""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    parts = {cost.title: median(cost.outside) for cost in costs}
-    over = [line for cost in costs for line in _over(cost, _least(cost, parts))]
+    least = {cost.title: _least(cost, _pieces(costs)) for cost in costs}
+    over = [line for cost in costs for line in _over(cost, least[cost.title])]
     lines = [
         "<!-- Made by `python -m benchmarks.events`; do not edit. -->",
         "# What one event costs",
@@ -565,9 +625,12 @@ def page(costs: list[Cost], *, command: str, processes: int, missing: list[str])
         "",
         METHOD,
         "",
-        "| event | without us | outside, more | 95 % | the least | budget | inside, more | 95 % | budget |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-        *(_row(cost, _least(cost, parts)) for cost in costs),
+        (
+            "| event | without us | outside, more | 95 % | the least | budget "
+            "| inside, more | 95 % | the least | budget |"
+        ),
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *(_row(cost, least[cost.title]) for cost in costs),
         "",
         "## Over budget",
         "",
@@ -578,35 +641,58 @@ def page(costs: list[Cost], *, command: str, processes: int, missing: list[str])
     return "\n".join(lines) + "\n"
 
 
-def _least(cost: Cost, parts: dict[str, float]) -> float | None:
-    """What the event costs with hooks that do nothing, and the writes that it consists of."""
-    if cost.made_of is None or not parts.keys() >= {ADD, OBSERVE, CLOCK}:
+Least = tuple[float, float] | None
+"""Outside and inside a request; None where nothing is hooked, or the pieces were not measured."""
+
+
+def _pieces(costs: list[Cost]) -> MadeOf | None:
+    """What each piece takes."""
+    found = {cost.title: cost for cost in costs}
+    if not found.keys() >= {ADD, OBSERVE, CLOCK, LINE, PART}:
         return None
-    made = zip(cost.made_of, (ADD, OBSERVE, CLOCK), strict=True)
-    return max(0.0, median(cost.empty)) + sum(times * parts[title] for times, title in made)
+    adds, observes, clocks, lines, outside = (
+        median(found[title].outside) for title in (ADD, OBSERVE, CLOCK, LINE, PART)
+    )
+    # Of a section, that which it does in a request only, without its readings of the clock: those may
+    # be the ones of another number.
+    part = max(0.0, median(found[PART].inside) - outside - 2 * clocks)
+    return MadeOf(adds, observes, clocks, lines, part)
 
 
-def _row(cost: Cost, least: float | None) -> str:
+def _least(cost: Cost, pieces: MadeOf | None) -> Least:
+    """What the event costs with hooks that do nothing, and what it is told by."""
+    if cost.made_of is None or pieces is None:
+        return None
+    *always, parts = (times * takes for times, takes in zip(cost.made_of, pieces, strict=True))
+    outside = max(0.0, median(cost.empty)) + sum(always)
+    inside = max(0.0, median(cost.empty_inside)) + sum(always) + parts
+    return outside, inside
+
+
+def _row(cost: Cost, least: Least) -> str:
     cells = [cost.title, f"{cost.plain:.2f}"]
-    for more, budget in zip((cost.outside, cost.inside), cost.budgets, strict=True):
+    for at, (more, budget) in enumerate(
+        zip((cost.outside, cost.inside), cost.budgets, strict=True)
+    ):
         low, high = _certain(more)
         told = f"{median(more):+.2f}" if low > 0 else "none seen"
         cells += [told, f"{low:+.2f} to {high:+.2f}"]
-        if more is cost.outside:
-            cells.append("" if least is None else f"{least:.2f}")
-        cells.append(f"{budget:g}")
+        cells += ["" if least is None else f"{least[at]:.2f}", f"{budget:g}"]
     return f"| {' | '.join(cells)} |"
 
 
-def _over(cost: Cost, least: float | None) -> Iterator[str]:
+def _over(cost: Cost, least: Least) -> Iterator[str]:
     measured = zip(("outside", "inside"), (cost.outside, cost.inside), cost.budgets, strict=True)
-    for where, differences, budget in measured:
+    for at, (where, differences, budget) in enumerate(measured):
         more = median(differences)
         low, high = _certain(differences)
         if low > budget:
             line = f"- {cost.title}, {where}: {more:.2f} us, {more / budget:.1f} times the budget"
-            if where == "outside" and least is not None and least > budget:
-                line += f", of which {least:.2f} are the least"
+            if least is not None:
+                possible = "which is above it, too" if least[at] > budget else "which is below it"
+                line += f"; the least are {least[at]:.2f} us, {possible}"
+            if cost.without:
+                line += f". What would have to go: {cost.without}"
             yield f"{line}."
         elif high > budget:
             yield f"- {cost.title}, {where}: {low:.2f} to {high:.2f} us; cannot be told."
@@ -622,6 +708,7 @@ def _certain(differences: list[float]) -> tuple[float, float]:
 
 def _together(parts: list[Cost]) -> Cost:
     """One event as several processes measured it."""
+    made_of = parts[0].made_of
     return Cost(
         title=parts[0].title,
         plain=median(part.plain for part in parts),
@@ -629,7 +716,9 @@ def _together(parts: list[Cost]) -> Cost:
         inside=[more for part in parts for more in part.inside],
         budgets=parts[0].budgets,
         empty=[more for part in parts for more in part.empty],
-        made_of=parts[0].made_of,
+        empty_inside=[more for part in parts for more in part.empty_inside],
+        made_of=None if made_of is None else MadeOf(*made_of),
+        without=parts[0].without,
     )
 
 

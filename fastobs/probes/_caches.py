@@ -57,13 +57,12 @@ class Tally:
 class Entry:
     """A cache that is an object of the app's."""
 
-    __slots__ = ("given", "name", "obj", "tally")
+    __slots__ = ("given", "name", "obj")
 
     def __init__(self, obj: ref[Any], name: str) -> None:
         self.obj = obj
         self.name = name
         self.given = False
-        self.tally: Tally | None = None
 
 
 class Caches:
@@ -77,18 +76,25 @@ class Caches:
         self._kit = kit
         self._describe = describe
         self._entries: dict[int, Entry] = {}
+        # The same, of those that have had events.
+        self._tallies: dict[int, Tally] = {}
 
     def tally(self, cache: Any) -> Tally:
         """Where this cache's events are counted."""
+        try:
+            return self._tallies[id(cache)]
+        except KeyError:
+            return self._first(cache)
+
+    def _first(self, cache: Any) -> Tally:
         entry = self._entries.get(id(cache))
         if entry is None:
             # It may be in a variable that nobody has looked at yet.
             self._kit.look()
             entry = self._entry(cache, self._describe(cache))
-        if entry.tally is None:
-            judge = Judge(entry.name, self._kit.tell)
-            entry.tally = Tally(self._kit.meters, entry.name, judge)
-        return entry.tally
+        judge = Judge(entry.name, self._kit.tell)
+        tally = self._tallies[id(cache)] = Tally(self._kit.meters, entry.name, judge)
+        return tally
 
     def watch(self, cache: Any, name: str | None) -> None:
         """The user handed it over, perhaps with a name, which is better than any other."""
@@ -96,8 +102,10 @@ class Caches:
             return
         entry = self._entry(cache, name)
         if not entry.given or entry.name != name:
-            entry.name, entry.tally = self._kit.names.claim(cache, name), None
+            entry.name = self._kit.names.claim(cache, name)
             entry.given = True
+            # What is counted from now on, is counted under that.
+            self._tallies.pop(id(cache), None)
 
     def found(self, cache: Any, name: str) -> None:
         """A variable holds it."""
@@ -119,9 +127,13 @@ class Caches:
         key = id(cache)
         entry = self._entries.get(key)
         if entry is None:
-            obj = ref(cache, lambda _: self._entries.pop(key, None))
+            obj = ref(cache, lambda _: self._forget(key))
             entry = self._entries[key] = Entry(obj, self._kit.names.claim(cache, name))
         return entry
+
+    def _forget(self, key: int) -> None:
+        self._tallies.pop(key, None)
+        self._entries.pop(key, None)
 
 
 class _Miss:

@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from fastobs import catalogue
 from fastobs._exchange import CURRENT, Exchange
@@ -45,6 +45,8 @@ class Clients(Probe, ABC):
         self.library = library
         self._hooks = Hooks()
         self._clients: WeakKeyDictionary[Any, Client] = WeakKeyDictionary()
+        # The same by id, while they are there: to look a weak key up takes ten times as long.
+        self._used_before: dict[int, tuple[Client, ref[Any]]] = {}
         self._lock = threading.RLock()
         self._looks = 0
         self._limits = False
@@ -96,13 +98,17 @@ class Clients(Probe, ABC):
 
     def _used(self, obj: Any) -> Client:
         """A client is about to send a request."""
-        client = self._clients.get(obj)
-        if client is None:
-            if self._looks < LOOKS:
-                # It may be in a variable that nobody has looked at yet.
-                self._looks += 1
-                self.kit.look()
-            client = self._known(obj)
+        key = id(obj)
+        used = self._used_before.get(key)
+        if used is not None:
+            return used[0]
+        if obj not in self._clients and self._looks < LOOKS:
+            # It may be in a variable that nobody has looked at yet.
+            self._looks += 1
+            self.kit.look()
+        gone = ref(obj, lambda _: self._used_before.pop(key, None))
+        client = self._known(obj)
+        self._used_before[key] = client, gone
         return client
 
     def _known(self, obj: Any) -> Client:

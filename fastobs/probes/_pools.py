@@ -165,7 +165,7 @@ class Pools(Probe, ABC):
     """The pools family, for one library: a subclass hooks it, and tells from its hooks what happens.
 
     It goes the same way everywhere: `_begin`; `_connects` if the caller opens a connection itself;
-    `_got` or `_failed`; `_hand_out` and, when it is given back, `_take_back`.
+    `_got`, or `_over` with an error; `_hand_out` and, when it is given back, `_take_back`.
     """
 
     component = "probes.pools"
@@ -279,35 +279,41 @@ class Pools(Probe, ABC):
     # What follows runs within the app's calls: it must not raise.
 
     def _around_acquire(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        hooks, begin, got = self._hooks, self._begin, self._got
+
         def acquire(pool: Any, *args: Any, **options: Any) -> Any:
-            lease = self._begin(pool)
+            lease = begin(pool) if hooks.on else None
             try:
                 connection = original(pool, *args, **options)
             except BaseException as error:
-                self._failed(lease, error)
+                if lease is not None:
+                    self._over(lease, error)
                 raise
-            self._got(lease, connection)
+            if lease is not None:
+                got(lease, connection)
             return connection
 
         return acquire
 
     def _around_async_acquire(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        hooks, begin, got = self._hooks, self._begin, self._got
+
         async def acquire(pool: Any, *args: Any, **options: Any) -> Any:
-            lease = self._begin(pool)
+            lease = begin(pool) if hooks.on else None
             try:
                 connection = await original(pool, *args, **options)
             except BaseException as error:
-                self._failed(lease, error)
+                if lease is not None:
+                    self._over(lease, error)
                 raise
-            self._got(lease, connection)
+            if lease is not None:
+                got(lease, connection)
             return connection
 
         return acquire
 
     def _begin(self, pool: Any) -> Lease | None:
         """Somebody wants a connection."""
-        if not self._hooks.on:
-            return None
         try:
             account = self._accounts.get(id(pool))
             if account is None or not account.name:
@@ -327,17 +333,12 @@ class Pools(Probe, ABC):
             return None
         return lease
 
-    def _got(self, lease: Lease | None, connection: Any) -> None:  # noqa: ARG002
+    def _got(self, lease: Lease, connection: Any) -> None:  # noqa: ARG002
         """They have it."""
         self._over(lease, None)
 
-    def _failed(self, lease: Lease | None, error: BaseException) -> None:
-        """They do not get one."""
-        self._over(lease, error)
-
-    def _over(self, lease: Lease | None, error: BaseException | None) -> None:
-        if lease is None:
-            return
+    def _over(self, lease: Lease, error: BaseException | None) -> None:
+        """They have it, or an error instead."""
         try:
             account, waits = lease.account, lease.waits
             # First: nothing that fails after it leaves it waiting for ever.

@@ -187,8 +187,9 @@ class LimiterProbe:
         """
         try:
             text = limit if type(limit) is str else str(limit)
-            known = self._limits.get(text)
-            if known is None:
+            try:
+                known = self._limits[text]
+            except KeyError:
                 known = self._limit(text)
             known.decide("allowed" if allowed else "limited")
         except Exception as error:

@@ -13,7 +13,7 @@ from contextvars import ContextVar, Token
 from importlib import import_module
 from time import perf_counter
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from fastobs._contain import contain
 from fastobs._exchange import CURRENT, Exchange
@@ -27,6 +27,8 @@ __all__ = ["HTTPX", "probe"]
 
 COMPONENT = "probes.httpx"
 CORES = {"httpx": "httpcore", "httpx2": "httpcore2"}
+WITHIN = ("HTTP11Connection", "HTTP2Connection")
+"""Classes of connections, sync and async, that lie within those of a pool."""
 
 SENDING: ContextVar[Any] = ContextVar("fastobs_httpx_sending", default=None)
 """The client whose request is on its way: the pool that it comes to is that client's."""
@@ -48,7 +50,8 @@ class HTTPX(Clients):
         # httpx2 can be imported under the name of httpx; then it is one library, not two.
         self._alias = self._module.__name__ != library
         self._pools: WeakKeyDictionary[Any, WeakSet[Any]] = WeakKeyDictionary()
-        self._owners: WeakKeyDictionary[Any, Client] = WeakKeyDictionary()
+        # By the id of a pool while it is there: to look a weak key up takes ten times as long.
+        self._owners: dict[int, tuple[Client, ref[Any]]] = {}
         self._deep = False
 
     @property
@@ -85,7 +88,8 @@ class HTTPX(Clients):
             (core.AsyncConnectionInterface, "handle_async_request"),
         ):
             for kind in base.__subclasses__():
-                if name in vars(kind):
+                # The others are only called by the connections of a pool, which know them as theirs.
+                if name in vars(kind) and not kind.__name__.endswith(WITHIN):
                     self._hooks.wrap(kind, name, self._around_connection)
 
     def _connections(self, obj: Any) -> tuple[int, int] | None:
@@ -130,7 +134,8 @@ class HTTPX(Clients):
                 self._attach_core()
             self._used(obj)
             exchange = CURRENT.get()
-            enter(exchange, "http", perf_counter())
+            if exchange is not None:
+                enter(exchange, "http", perf_counter())
             token = SENDING.set(obj)
         except Exception as error:
             contain(COMPONENT, error)
@@ -143,7 +148,8 @@ class HTTPX(Clients):
         try:
             exchange, token = sending
             SENDING.reset(token)
-            leave(exchange, "http", perf_counter())
+            if exchange is not None:
+                leave(exchange, "http", perf_counter())
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -209,13 +215,20 @@ class HTTPX(Clients):
             obj = SENDING.get()
             if not self._hooks.on or obj is None:
                 return
-            if pool not in self._owners:
-                with self._lock:
-                    self._owners[pool] = self._known(obj)
-                    self._pools.setdefault(obj, WeakSet()).add(pool)
-            request._fastobs_queued = (self._owners[pool], perf_counter())
+            known = self._owners.get(id(pool))
+            client = self._owned(pool, obj) if known is None else known[0]
+            request._fastobs_queued = (client, perf_counter())
         except Exception as error:
             contain(COMPONENT, error)
+
+    def _owned(self, pool: Any, obj: Any) -> Client:
+        """The client that a pool belongs to, which is seen for the first time."""
+        with self._lock:
+            key = id(pool)
+            gone = ref(pool, lambda _: self._owners.pop(key, None))
+            self._owners[key] = known = (self._known(obj), gone)
+            self._pools.setdefault(obj, WeakSet()).add(pool)
+            return known[0]
 
     def _assigned(self, request: Any) -> None:
         try:

@@ -41,6 +41,7 @@ class Limits(Probe):
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)
         self._hooks = Hooks()
+        self._names = kit.names
         self._mine: WeakSet[Any] = WeakSet()
         # By the identity of the limiter and of what is allowed: to hash or to print that takes longer
         # than all the rest.
@@ -81,13 +82,22 @@ class Limits(Probe):
     # What follows runs within the app's calls: it must not raise.
 
     def _around(self, original: Callable[..., bool]) -> Callable[..., bool]:
+        hooks, decided = self._hooks, self._decided
+
         def hit(strategy: Any, item: Any, *identifiers: str, **options: Any) -> bool:
             try:
-                allowed = original(strategy, item, *identifiers, **options)
+                # To unpack what is not there takes as long as a call.
+                allowed = (
+                    original(strategy, item, *identifiers, **options)
+                    if options
+                    else original(strategy, item, *identifiers)
+                )
             except Exception:
-                self._decided(strategy, item, "error")
+                if hooks.on:
+                    decided(strategy, item, "error")
                 raise
-            self._decided(strategy, item, "allowed" if allowed else "limited")
+            if hooks.on:
+                decided(strategy, item, "allowed" if allowed else "limited")
             return allowed
 
         return hit
@@ -95,23 +105,25 @@ class Limits(Probe):
     def _around_awaited(
         self, original: Callable[..., Awaitable[bool]]
     ) -> Callable[..., Awaitable[bool]]:
+        hooks, decided = self._hooks, self._decided
+
         async def hit(strategy: Any, item: Any, *identifiers: str, **options: Any) -> bool:
             try:
                 allowed = await original(strategy, item, *identifiers, **options)
             except Exception:
-                self._decided(strategy, item, "error")
+                if hooks.on:
+                    decided(strategy, item, "error")
                 raise
-            self._decided(strategy, item, "allowed" if allowed else "limited")
+            if hooks.on:
+                decided(strategy, item, "allowed" if allowed else "limited")
             return allowed
 
         return hit
 
     def _decided(self, strategy: Any, item: Any, outcome: str) -> None:
-        if not self._hooks.on:
-            return
         try:
             known = self._limits.get((id(strategy), id(item)))
-            if known is None or known[1] != self.kit.names.lent:
+            if known is None or known[1] != self._names.lent:
                 known = self._remember(strategy, item)
             known[0].decide(outcome)
         except Exception as error:

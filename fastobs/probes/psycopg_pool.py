@@ -168,9 +168,7 @@ class PsycopgPool(Pools):
 
         return connect
 
-    def _got(self, lease: Lease | None, connection: Any) -> None:
-        if lease is None:
-            return
+    def _got(self, lease: Lease, connection: Any) -> None:
         try:
             lease.account.waiting.discard(lease)
             now = perf_counter()

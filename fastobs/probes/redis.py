@@ -222,8 +222,10 @@ class RedisProbe(Pools):
         return release
 
     def _around_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        hooks = self._hooks
+
         def connect(connection: Any, *args: Any, **options: Any) -> Any:
-            opening = self._opening(connection)
+            opening = self._opening(connection) if hooks.on else None
             if opening is None:
                 return original(connection, *args, **options)
             try:
@@ -237,8 +239,10 @@ class RedisProbe(Pools):
         return connect
 
     def _around_async_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        hooks = self._hooks
+
         async def connect(connection: Any, *args: Any, **options: Any) -> Any:
-            opening = self._opening(connection)
+            opening = self._opening(connection) if hooks.on else None
             if opening is None:
                 return await original(connection, *args, **options)
             try:
@@ -322,9 +326,7 @@ class RedisProbe(Pools):
 
         return execute
 
-    def _got(self, lease: Lease | None, connection: Any) -> None:
-        if lease is None:
-            return
+    def _got(self, lease: Lease, connection: Any) -> None:
         try:
             now = lease.since
             if lease.waits:
@@ -342,8 +344,6 @@ class RedisProbe(Pools):
             contain(COMPONENT, error)
 
     def _opening(self, connection: Any) -> Opening | None:
-        if not self._hooks.on:
-            return None
         try:
             lease = ACQUIRING.get()
             if lease is not None:
@@ -351,8 +351,8 @@ class RedisProbe(Pools):
                     lease = None
                 else:
                     lease.reached = True
-            if _is_connected(connection):
-                # As nearly always.
+            # As nearly always. To ask a sync one for what it has, takes a call or two.
+            if getattr(connection, "_sock", None) is not None or _is_connected(connection):
                 return None
             if lease is not None and lease.waits:
                 self._waited(lease)

@@ -616,10 +616,10 @@ def _broken(*_: Any, **__: Any) -> Any:
 
 
 BREAKABLE = [
-    "ACQUIRING",
     "CURRENT",
     "Checkout.route",
     "SQLAlchemy._account",
+    "SQLAlchemy._acquiring",
     "Statements._row",
     "call_site",
     "enter",

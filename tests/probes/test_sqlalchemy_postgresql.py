@@ -93,7 +93,7 @@ class TestContract(PoolContract):
     """SQLAlchemy, from threads."""
 
     row = ("sqlalchemy", ".sqlalchemy")
-    inner = ("_account", "_handed_out", "_leaked")
+    inner = ("_account", "_acquiring", "_leaked")
     gives_up = PoolTimeout
     cancels = False
 
