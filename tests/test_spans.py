@@ -305,7 +305,9 @@ async def test_a_slow_request_has_its_span_and_its_line_and_exemplar_lead_to_it(
 ) -> None:
     """Otherwise the slowest requests of a service that samples little are those without a trace."""
     app = app_that(lambda: None)
-    observed(app, slow={"after": 100.0, "routes": {"/items/{i}": 1e-9}})
+    # A machine that stands still for a moment would have a line, too.
+    undisturbed = {"loop_block_after": None}
+    observed(app, slow={"after": 100.0, "routes": {"/items/{i}": 1e-9}}, runtime=undisturbed)
     lines: list[Any] = []
     process().lines = SimpleNamespace(put=lines.append)  # type: ignore[assignment]
 

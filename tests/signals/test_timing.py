@@ -20,6 +20,9 @@ from tests.driving import Answer, call, scope
 
 Observed = Callable[..., Any]
 
+UNDISTURBED = {"loop_block_after": None}
+"""A machine that stands still for a moment would be a part, too."""
+
 
 def shop(*, debug: bool = False) -> FastAPI:
     app = FastAPI(debug=debug)
@@ -72,7 +75,8 @@ async def test_debug_mode_a_setting_or_a_token_has_it(
 ) -> None:
     """Parts by cleaned names in milliseconds, which add up to the total; the app's own stays."""
     app = shop(debug=debug)
-    observed(app, metrics=metrics, profiles={"token": "secret", "directory": tmp_path / "kept"})
+    profiles = {"token": "secret", "directory": tmp_path / "kept"}
+    observed(app, metrics=metrics, profiles=profiles, runtime=UNDISTURBED)
 
     answer = await call(app, headers=headers)
     told = entries(answer)
@@ -111,7 +115,7 @@ async def test_it_says_what_is_known_when_the_response_starts(observed: Observed
         enter(exchange, "db", exchange.started)
         return StreamingResponse(chunks())
 
-    observed(app, metrics={"server_timing": True})
+    observed(app, metrics={"server_timing": True}, runtime=UNDISTURBED)
     told = entries(await call(app))
 
     assert set(told) == {"db", "total"}
