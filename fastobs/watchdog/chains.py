@@ -18,7 +18,7 @@ from fastobs._exchange import Exchange
 from fastobs._middleware import Middleware
 from fastobs._steps import Driven, awaits
 
-from .frames import stack
+from .frames import Line, stack
 from .heart import Heart
 from .holder import exchange_of, step
 
@@ -79,7 +79,7 @@ class View:
         """The stack of its step, if it is the one that the loop runs; from the root."""
         if self._current is not exchange:
             return None
-        return [_named(seen.code, seen.line) for seen in reversed(self._running)][:MAX_DEPTH]
+        return [_named(*line) for _, line in reversed(self._running)][:MAX_DEPTH]
 
     def stacks(self, exchange: Exchange) -> list[list[str]]:
         """What it does, from the root; several if it waits for as many tasks at once."""
@@ -103,17 +103,13 @@ class View:
         found: dict[Exchange | None, list[str]] = {}
         for thread in sys._current_frames():
             frames = stack(thread)
-            for height, (frame, code, _) in enumerate(frames):
+            for height, (frame, (code, _)) in enumerate(frames):
                 if code is self._errand:
                     # A frame that ends with the call, and so does the dict that this makes.
                     exchange = getattr(frame.f_locals.get("self"), "exchange", None)
-                    above = reversed(frames[:height])
-                    found[exchange] = [_named(seen.code, seen.line) for seen in above]
+                    found[exchange] = [_named(*line) for _, line in reversed(frames[:height])]
                     break
         return found
-
-
-Line = tuple[CodeType, int | None]
 
 
 def awaited(task: asyncio.Task[Any]) -> Iterator[Line]:

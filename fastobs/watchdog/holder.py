@@ -15,7 +15,7 @@ from weakref import ref
 from fastobs._exchange import CURRENT, Exchange
 from fastobs._files import distance, relative
 
-from .frames import Seen, stack
+from .frames import Line, stack
 from .heart import Heart
 
 __all__ = ["Holder", "Place", "Spot", "exchange_of", "holder", "others", "step"]
@@ -68,11 +68,11 @@ def holder(heart: Heart, loop: AbstractEventLoop) -> Holder | None:
     if not frames:
         return None
     if task is None:
-        return Holder(frames[-1].frame, None, _spot(frames))
+        return Holder(frames[-1][0], None, _spot(frames))
     return Holder(ref(task), exchange_of(task), _spot(frames))
 
 
-def step(heart: Heart) -> list[Seen]:
+def step(heart: Heart) -> list[tuple[FrameType, Line]]:
     """The frames of what the loop runs, the innermost first, without the loop's own."""
     frames = stack(heart.thread)
     return frames[: max(len(frames) - heart.floor, 0)]
@@ -102,7 +102,7 @@ def _context_of(task: asyncio.Task[Any]) -> Context | None:
     return next((found for found in gc.get_referents(task) if type(found) is Context), None)
 
 
-def _spot(frames: Iterable[Seen]) -> Spot:
+def _spot(frames: Iterable[tuple[FrameType, Line]]) -> Spot:
     """The innermost frame of the app's own code; else of a library's, else of all."""
-    spots = [Spot(seen.code, seen.line or 0) for seen in frames]
+    spots = [Spot(code, line or 0) for _, (code, line) in frames]
     return min(spots, key=lambda spot: distance(spot.code.co_filename))

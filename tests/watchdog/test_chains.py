@@ -14,6 +14,7 @@ from fastobs._exchange import CURRENT, Exchange
 from fastobs._routes import Routes
 from fastobs.watchdog import chains
 from fastobs.watchdog.chains import Chains, View, awaited
+from fastobs.watchdog.frames import Line
 from tests.driving import call, scope
 
 from .rig import beaten, heart_of_this_loop, run, served
@@ -186,7 +187,7 @@ async def test_tasks_that_share_what_they_wait_for_are_not_walked_again_and_agai
     walked: list[int] = []
 
     class Counting(Chains):
-        def _from(self, task: asyncio.Task[Any], depth: int) -> list[list[chains.Line]]:
+        def _from(self, task: asyncio.Task[Any], depth: int) -> list[list[Line]]:
             walked.append(depth)
             return super()._from(task, depth)
 
