@@ -85,6 +85,16 @@ def test_there_is_no_cycle() -> None:
         walk(module, ())
 
 
+def test_tokens_are_made_without_the_profiler() -> None:
+    """The commands that make and send them start soon, and need no pyinstrument."""
+    needed = {"fastobs.cli.profiling"}
+    while more := {other for one in needed for other in IMPORTS[one]} - needed - {"fastobs"}:
+        needed |= more
+    profiling = {one for one in needed if one.startswith("fastobs.profiling.")}
+
+    assert profiling == {"fastobs.profiling.tokens"}
+
+
 @pytest.mark.parametrize("folder", ["dashboards", "alerts"])
 def test_boards_and_rules_know_the_catalogue_and_promql_only(folder: str) -> None:
     """They are built from what is emitted, not from how."""
