@@ -81,7 +81,7 @@ def provoke(served: parts.Server) -> None:
         served.get(f"/faults/{path}")
     parts.get(f"{served.url}/api/v1/products/1", headers={"X-Profile": PROFILES})
     host, _, port = served.address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as caller:
+    with socket.create_connection((host, int(port)), timeout=parts.PATIENCE) as caller:
         # Who reads the first piece of a slow answer and leaves is a client that gave up.
         caller.sendall(b"GET /mistakes/slow-stream HTTP/1.1\r\nHost: shop\r\n\r\n")
         caller.recv(100)

@@ -225,5 +225,7 @@ def mine(alert: Labels, world: str) -> Labels:
 def post(manager: parts.Alertmanager, alerts: list[Labels]) -> None:
     body = json.dumps([{"labels": labels} for labels in alerts]).encode()
     url = f"http://{manager.address}/api/v2/alerts"
-    with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=10) as answer:
+    with urlopen(
+        Request(url, body, {"Content-Type": "application/json"}), timeout=parts.PATIENCE
+    ) as answer:
         assert answer.status == 200

@@ -37,10 +37,14 @@ def profile(server: Server, path: str, *, status: int = 200) -> dict[str, Any]:
     """The profile of one request."""
     answer = server.get(path, headers=KEY)
     assert answer.status == status
-    shown = server.get(
-        f"/_fastobs/profiles/{answer.headers['x-profile-id']}?format=json", headers=KEY
-    )
-    document: dict[str, Any] = json.loads(shown.body)
+    page = f"/_fastobs/profiles/{answer.headers['x-profile-id']}?format=json"
+
+    def shown() -> str:
+        # The server waits for a second; on a busy machine the profile may take longer.
+        found = server.get(page, headers=KEY)
+        return found.body if found.status == 200 else ""
+
+    document: dict[str, Any] = json.loads(parts.eventually(shown, what=page))
     return document
 
 
@@ -118,7 +122,9 @@ def test_pipelined_requests_are_all_answered(shop: Server):
 
 def test_a_client_that_leaves_ends_its_profile(shop: Server):
     """The next request can be profiled."""
-    with closing(socket.create_connection(("127.0.0.1", shop.port), timeout=10)) as connection:
+    with closing(
+        socket.create_connection(("127.0.0.1", shop.port), timeout=parts.PATIENCE)
+    ) as connection:
         connection.sendall(
             f"GET /astream HTTP/1.1\r\nHost: shop\r\nX-Profile: {TOKEN}\r\n\r\n".encode()
         )
@@ -132,7 +138,9 @@ def test_a_client_that_leaves_ends_its_profile(shop: Server):
 
 def raw(server: Server, request: str) -> bytes:
     """Everything that the server says to these bytes until it hangs up."""
-    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=10)) as connection:
+    with closing(
+        socket.create_connection(("127.0.0.1", server.port), timeout=parts.PATIENCE)
+    ) as connection:
         connection.sendall(request.encode())
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
