@@ -193,8 +193,7 @@ def test_many_short_steps_are_no_block(loop: str) -> None:
     short = TICK / 2
 
     async def main() -> list[Block]:
-        told, heart = Told(), heart_of_this_loop()
-        await beaten(heart)
+        told, heart = Told(), await silent_heart()
         ward = Ward(heart, told, AFTER, TICK)
         began = perf_counter()
 
@@ -208,6 +207,14 @@ def test_many_short_steps_are_no_block(loop: str) -> None:
         return told.begun + told.blocks
 
     assert run(main(), loop) == []
+
+
+async def silent_heart() -> Heart:
+    """One that beats no more: where the test says what time it is, no beat may come in between."""
+    heart = heart_of_this_loop()
+    await beaten(heart)
+    heart.stopped = True
+    return heart
 
 
 def looks(ward: Ward, *times: float) -> None:
@@ -330,8 +337,7 @@ def test_a_step_that_nobody_saw_end_has_ended_when_it_was_seen_last() -> None:
     """The beat came later, since others ran in between."""
 
     async def main() -> tuple[list[Block], float]:
-        told, heart = Told(), heart_of_this_loop()
-        await beaten(heart)
+        told, heart = Told(), await silent_heart()
         ward = Ward(heart, told, AFTER, TICK)
         began = perf_counter()
 
