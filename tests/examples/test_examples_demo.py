@@ -15,7 +15,7 @@ import pytest
 from examples import demo
 from examples.report.asking import ready
 from examples.running import DemoError, free_port, load, running, shop, wait_until
-from tests.parts import PATIENCE
+from tests import parts
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def test_waiting_ends_when_the_server_does(tmp_path):
         running(python("raise SystemExit(3)"), os.environ, log=log) as process,
         pytest.raises(DemoError, match="status 3") as raised,
     ):
-        wait_until(lambda: False, process, within=PATIENCE, log=log)
+        wait_until(lambda: False, process, within=parts.PATIENCE, log=log)
 
     assert raised.value.log == log
 
@@ -124,7 +124,9 @@ def test_everything_listens_on_this_machine_only():
 @pytest.mark.integration
 def test_the_demo_reports_what_happened(tmp_path):
     """A short run shows every mistake under its name, saves a profile, and ends with 0."""
-    ended = run_demo("--seconds", 8, "--users", 15, "--output", tmp_path)
+    # Connections may take a port that the system has chosen, before the server has it.
+    port = parts.free_port()
+    ended = run_demo("--seconds", 8, "--users", 15, "--port", port, "--output", tmp_path)
 
     assert (ended.returncode, ended.stderr) == (0, "")
     for expected in (
@@ -146,10 +148,12 @@ def test_the_shop_does_not_outlive_a_demo_that_was_killed(tmp_path):
     """When nobody holds the other end of its stdin any more, the server ends."""
     log = tmp_path / "log"
     environment = {**os.environ, "SHOP_DATABASE_URL": f"sqlite:///{tmp_path}/shop.db"}
-    port = free_port()
+    port = parts.free_port()
     with running(shop(port=port, workers=1), environment, log=log) as server:
-        wait_until(lambda: ready(f"http://127.0.0.1:{port}"), server, within=PATIENCE, log=log)
+        wait_until(
+            lambda: ready(f"http://127.0.0.1:{port}"), server, within=parts.PATIENCE, log=log
+        )
         assert server.stdin is not None
         server.stdin.close()
 
-        assert server.wait(timeout=PATIENCE) is not None
+        assert server.wait(timeout=parts.PATIENCE) is not None
