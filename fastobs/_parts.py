@@ -137,6 +137,8 @@ class Parts(dict[str, float]):
     always does without the lock: see `enter`.
 
     Attributes:
+        calls: How many calls of other services there were. Who makes one counts it: a function would cost
+            more than the count.
         held: When the loop was held, the oldest first.
         intervals: When each part was, if somebody will tell of it.
     """
@@ -149,12 +151,14 @@ class Parts(dict[str, float]):
         "_open",
         "_settled",
         "_since",
+        "calls",
         "held",
         "intervals",
     )
 
     def __init__(self) -> None:
         super().__init__()
+        self.calls = 0
         self.held: tuple[Held, ...] = ()
         self.intervals: Intervals | None = None
         self._holding: Held | None = None

@@ -12,7 +12,7 @@ from aiohttp import ClientResponse, ClientSession, TraceConfig
 
 from fastobs._contain import contain
 from fastobs._exchange import CURRENT, Exchange
-from fastobs._parts import enter, leave
+from fastobs._parts import Parts, enter, leave
 from fastobs.config import Settings
 
 from . import Kit, Probe
@@ -113,12 +113,14 @@ class AIOHTTP(Clients):
         except Exception as error:
             contain(COMPONENT, error)
         exchange = CURRENT.get()
-        self._enter(exchange)
+        self._enter(exchange, calls=1)
         return exchange
 
-    def _enter(self, exchange: Exchange | None) -> None:
+    def _enter(self, exchange: Exchange | None, *, calls: int = 0) -> None:
         try:
             enter(exchange, "http", perf_counter())
+            if exchange is not None and isinstance(parts := exchange.parts, Parts):
+                parts.calls += calls
         except Exception as error:
             contain(COMPONENT, error)
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from fastobs._contain import contain
 from fastobs._exchange import CURRENT, Exchange
-from fastobs._parts import enter, leave
+from fastobs._parts import Parts, enter, leave
 from fastobs.config import Settings
 
 from . import Kit, Probe
@@ -136,6 +136,8 @@ class HTTPX(Clients):
             exchange = CURRENT.get()
             if exchange is not None:
                 enter(exchange, "http", perf_counter())
+            if exchange is not None and isinstance(parts := exchange.parts, Parts):
+                parts.calls += 1
             token = SENDING.set(obj)
         except Exception as error:
             contain(COMPONENT, error)

@@ -17,7 +17,7 @@ from fastobs._budget import Budget
 from fastobs._exchange import SLOWEST, Exchange, Finish
 from fastobs._files import distance, relative
 from fastobs._outbox import Outbox
-from fastobs._parts import BLOCKING, Held, Parts, account
+from fastobs._parts import BLOCKING, Held, Off, Parts, account
 from fastobs._queue import queued
 from fastobs._repeats import sent
 from fastobs._service import Identity
@@ -132,6 +132,8 @@ def _line(
         fields["parts"] = _largest_first(parts)
     if queries := sent(exchange):
         fields["queries"] = queries
+    if calls := _calls(exchange.parts):
+        fields["calls"] = calls
     if exchange.notes is not None and SLOWEST in exchange.notes:
         fields["slowest_query"] = exchange.notes[SLOWEST]
     if exchange.exception is not None:
@@ -142,6 +144,12 @@ def _line(
         fields["findings"] = findings
     fields["suppressed"] = suppressed
     return level, fields
+
+
+def _calls(parts: Mapping[str, float]) -> int:
+    """How many calls of other services there were, as far as they were counted."""
+    # With the breakdown off, requests share what that is noted in.
+    return parts.calls if isinstance(parts, Parts) and not isinstance(parts, Off) else 0
 
 
 def _findings(exchange: Exchange) -> list[dict[str, Any]]:

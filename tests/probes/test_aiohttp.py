@@ -122,6 +122,7 @@ async def test_a_request_is_a_part_of_the_exchange(server, probes):
                 await session.get("http://127.0.0.1:1/")
             after = going_on(exchange)
 
+    assert exchange.parts.calls == 2
     assert 0 < sent < read
     assert (between, after) == ([], [])
 

@@ -99,6 +99,7 @@ def test_a_request_is_a_part_of_the_exchange(client, probes):
 
     assert sent > 0
     assert exchange.parts["http"] > sent
+    assert exchange.parts.calls == 2
     assert unfinished == []
 
 

@@ -13,7 +13,7 @@ import structlog
 
 from fastobs import catalogue
 from fastobs._exchange import SLOWEST, Exchange
-from fastobs._parts import BLOCKING, LOOP_WAIT, Held, hold
+from fastobs._parts import BLOCKING, LOOP_WAIT, Held, Off, Parts, hold
 from fastobs._repeats import repeat as repeat_of
 from fastobs._routes import Routes
 from fastobs._service import Identity
@@ -109,6 +109,17 @@ def test_a_line_tells_of_queries_and_the_slowest_one(meters: Meters) -> None:
     ((_, fields),) = told(exchange, meters)
 
     assert (fields["queries"], fields["slowest_query"]) == (4, query)
+
+
+def test_a_line_tells_how_many_calls_of_other_services_there_were(meters: Meters) -> None:
+    """Nothing if there was none, or if the breakdown is off, where all requests share what is noted."""
+    exchanges = [closed(2.0) for _ in range(3)]
+    for exchange, parts, calls in zip(exchanges, (Parts(), Parts(), Off()), (2, 0, 2), strict=True):
+        exchange.parts = parts
+        parts.calls = calls
+    lines = [told(exchange, meters)[0][1] for exchange in exchanges]
+
+    assert [line.get("calls") for line in lines] == [2, None, None]
 
 
 def fails() -> None:
