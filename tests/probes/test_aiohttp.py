@@ -20,7 +20,7 @@ from aiohttp import (
 
 from fastobs import catalogue, watch
 from tests.probes.contract import ClientContract
-from tests.probes.upstream import Upstream, going_on, request, upstream
+from tests.probes.upstream import Upstream, calls, going_on, request, upstream
 from tests.probes.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -122,7 +122,7 @@ async def test_a_request_is_a_part_of_the_exchange(server, probes):
                 await session.get("http://127.0.0.1:1/")
             after = going_on(exchange)
 
-    assert exchange.parts.calls == 2
+    assert calls(exchange) == 2
     assert 0 < sent < read
     assert (between, after) == ([], [])
 

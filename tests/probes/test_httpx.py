@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from fastobs import catalogue, watch
 from fastobs.probes.httpx import SENDING
 from tests.probes.contract import ClientContract
-from tests.probes.upstream import Upstream, going_on, request, upstream
+from tests.probes.upstream import Upstream, calls, going_on, request, upstream
 from tests.probes.waiting import until
 
 
@@ -99,7 +99,7 @@ def test_a_request_is_a_part_of_the_exchange(client, probes):
 
     assert sent > 0
     assert exchange.parts["http"] > sent
-    assert exchange.parts.calls == 2
+    assert calls(exchange) == 2
     assert unfinished == []
 
 

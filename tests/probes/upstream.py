@@ -17,7 +17,7 @@ from fastobs._routes import Routes
 from tests.driving import scope
 from tests.parts import PATIENCE
 
-__all__ = ["Upstream", "going_on", "request", "upstream"]
+__all__ = ["Upstream", "calls", "going_on", "request", "upstream"]
 
 
 class Upstream(ThreadingHTTPServer):
@@ -85,3 +85,10 @@ def going_on(exchange: Exchange) -> list[str]:
     parts = exchange.parts
     assert isinstance(parts, Parts)
     return list(parts._open)
+
+
+def calls(exchange: Exchange) -> int:
+    """How many there were so far."""
+    parts = exchange.parts
+    assert isinstance(parts, Parts)
+    return parts.calls
