@@ -258,10 +258,6 @@ async def limits() -> AsyncIterator[list[Event]]:
             drive=calling(lambda: limiter.hit(limit, "somebody")),
             metric=catalogue.LIMIT_DECISIONS,
             made_of=MadeOf(adds=1),
-            without=(
-                "to find the row by limiter and limit for each decision; who decides by hand has it already, "
-                "and is within"
-            ),
         )
     ]
 
@@ -695,10 +691,11 @@ def _over(cost: Cost, least: Least) -> Iterator[str]:
         if low > budget:
             line = f"- {cost.title}, {where}: {more:.2f} us, {more / budget:.1f} times the budget"
             if least is not None:
-                possible = "which is above it, too" if least[at] > budget else "which is below it"
-                line += f"; the least are {least[at]:.2f} us, {possible}"
-            if cost.without:
-                line += f". What would have to go: {cost.without}"
+                possible = least[at] <= budget
+                line += f"; the least are {least[at]:.2f} us, "
+                line += "which is below it" if possible else "which is above it, too"
+                if cost.without and not possible:
+                    line += f". What would have to go: {cost.without}"
             yield f"{line}."
         elif high > budget:
             yield f"- {cost.title}, {where}: {low:.2f} to {high:.2f} us; cannot be told."
