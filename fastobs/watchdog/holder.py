@@ -21,6 +21,10 @@ from .heart import Heart
 __all__ = ["Holder", "Place", "Spot", "exchange_of", "holder", "others", "step"]
 
 
+AGAIN = 3
+"""Looks that are taken anew if the loop goes on meanwhile, which takes a switch of threads each time."""
+
+
 class Place(NamedTuple):
     """Where in the code, for people."""
 
@@ -63,8 +67,12 @@ class Holder(NamedTuple):
 
 def holder(heart: Heart, loop: AbstractEventLoop) -> Holder | None:
     """Who holds the loop now; None if it waits, or runs only itself."""
-    task = asyncio.current_task(loop)
-    frames = step(heart)
+    task, frames = asyncio.current_task(loop), step(heart)
+    for _ in range(AGAIN):
+        if asyncio.current_task(loop) is task:
+            break
+        # The loop went on in between: another step may have begun, and these are its frames.
+        task, frames = asyncio.current_task(loop), step(heart)
     if not frames:
         return None
     if task is None:

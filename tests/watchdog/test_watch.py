@@ -16,6 +16,7 @@ from fastapi import BackgroundTasks, FastAPI, Request, Response
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 from fastobs.watchdog import Block, Heart, Watchdog, refusal, watchdog_of
+from fastobs.watchdog.holder import holder
 from fastobs.watchdog.watch import Grip, Ward
 from tests.driving import call
 from tests.parts import eventually
@@ -623,6 +624,25 @@ def test_nothing_is_held_by_a_loop_that_nobody_looks_at_any_more(dog: Watchdog) 
         assert grip.ended() == grip.seen
 
     run(main())
+
+
+def test_a_step_that_begins_within_a_look_is_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may keep the GIL right away, and be over with the next look."""
+
+    async def main() -> tuple[object, object]:
+        heart, loop = await silent_heart(), asyncio.get_running_loop()
+        task = asyncio.current_task()
+        found = iter([None, task, task, task])
+        monkeypatch.setattr(asyncio, "current_task", lambda _: next(found))
+        seen = holder(heart, loop)
+        monkeypatch.undo()
+        assert seen is not None
+        assert seen.task is not None
+        return seen.task(), task
+
+    seen, task = run(main())
+
+    assert seen is task
 
 
 def test_a_loop_that_is_gone_tells_no_end() -> None:
