@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from ._exchange import Exchange
+from ._exchange import NO_PARTS, Exchange
 from ._parts import Parts, account
 from ._version import __version__
 
@@ -58,7 +58,7 @@ class Way:
         self, resource: Callable[[], Resource], ends: tuple[Callable[[ReadableSpan], None], ...]
     ) -> None:
         self.resource = resource
-        self._ends = ends
+        self.ends = ends
 
     def send(
         self,
@@ -98,11 +98,7 @@ class Way:
             end_time=began + int(exchange.duration * 1e9),
             instrumentation_scope=SCOPE,
         )
-        self.end(span)
-
-    def end(self, span: ReadableSpan) -> None:
-        """Any span of this provider."""
-        for end in self._ends:
+        for end in self.ends:
             end(span)
 
 
@@ -140,11 +136,6 @@ class ServerSpan(Span):
         """Nanoseconds since the epoch."""
         return self._began
 
-    @property
-    def is_untouched(self) -> bool:
-        """Whether nobody has written to it so far."""
-        return self._real is None
-
     def get_span_context(self) -> SpanContext:
         if self._context is None:
             exchange, parent = self._exchange, self._parent
@@ -157,12 +148,18 @@ class ServerSpan(Span):
             )
         return self._context
 
-    def finish(self) -> None:
-        """End the span with everything that the exchange knows; not for exceptions, see `touched`."""
+    def finish(self) -> bool:
+        """End the span with everything that the exchange knows; not for exceptions, see `touched`.
+
+        False if somebody has written to it, so that it is the SDK's to end.
+        """
+        if self._real is not None:
+            return False
         self._ended = True
         self._way.send(
             self._exchange, self.get_span_context(), parent=self._parent, began=self._began
         )
+        return True
 
     def send_inside(
         self, part: str, number: int, *, kind: SpanKind, began: int, ended: int
@@ -184,19 +181,19 @@ class ServerSpan(Span):
             trace_flags=parent.trace_flags,
             trace_state=parent.trace_state,
         )
-        self._way.end(
-            ReadableSpan(
-                part,
-                context,
-                parent,
-                self._way.resource(),
-                {PART: part},
-                kind=kind,
-                start_time=began,
-                end_time=ended,
-                instrumentation_scope=SCOPE,
-            )
+        span = ReadableSpan(
+            part,
+            context,
+            parent,
+            self._way.resource(),
+            {PART: part},
+            kind=kind,
+            start_time=began,
+            end_time=ended,
+            instrumentation_scope=SCOPE,
         )
+        for end in self._way.ends:
+            end(span)
 
     def touched(self) -> Span:
         """The SDK's span, made now if there was none."""
@@ -287,7 +284,8 @@ def last_attributes(exchange: Exchange) -> dict[str, Any]:
     if exchange.error_type:
         attributes["error.type"] = exchange.error_type
     parts = exchange.parts
-    if isinstance(parts, Parts):
+    # Most have none, and an identity is no call.
+    if parts is not NO_PARTS and isinstance(parts, Parts):
         for part, seconds in account(exchange).items():
             attributes[f"fastobs.part.{part}"] = seconds
         if parts.intervals is not None and parts.intervals.left_out:

@@ -248,8 +248,7 @@ def _finisher(*, inside: bool) -> Finish:
             if inside:
                 _tell_of_parts(exchange, span)
         if isinstance(span, ServerSpan):
-            if span.is_untouched and exchange.exception is None:
-                span.finish()
+            if exchange.exception is None and span.finish():
                 return
             span = span.touched()
         if route := exchange.route:
