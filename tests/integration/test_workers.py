@@ -211,7 +211,7 @@ def test_recycled_workers_lose_nothing_and_leave_nothing(
         while total(server, catalogue.WORKER_STARTS.name) < WORKERS + RECYCLED:
             for _ in range(10):
                 asked += 1
-                got += _is_answered(server, asked)
+                got += is_answered(server, asked)
 
         if name == "gunicorn":
             # A rolling restart: the new workers start while the old ones still answer.
@@ -231,7 +231,7 @@ def test_recycled_workers_lose_nothing_and_leave_nothing(
         assert len(list(slots_of(folder))) <= 2 * WORKERS
 
 
-def _is_answered(server: parts.Server, number: int) -> bool:
+def is_answered(server: parts.Server, number: int) -> bool:
     try:
         ask(server, number)
     except (OSError, HTTPException):
