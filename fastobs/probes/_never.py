@@ -14,8 +14,9 @@ from ._sites import FRAMES, call_site, written
 
 __all__ = ["MISSES", "Judge"]
 
-MISSES, SECONDS = 10, 10.0
-"""Without a hit. A cache that is empty yet misses at first; but in that time something is asked again."""
+MISSES, SECONDS = 10, 5.0
+"""Without a hit, and for how long after half of them. A cache that is empty yet misses at first, maybe
+once when the app starts and then all at once; but in that time something is asked again."""
 
 
 class Judge:
@@ -46,12 +47,14 @@ class Judge:
 
     def look(self, hits: Counter, misses: Counter) -> None:
         """A value was loaded; called below the line of the app that wanted it, until it is `over`."""
-        now = self._clock()
-        if self._began is None:
-            self._began = now
         if hits.value:
             self.over = True
             return
+        if misses.value < MISSES / 2:
+            return
+        now = self._clock()
+        if self._began is None:
+            self._began = now
         if misses.value < MISSES or now - self._began < SECONDS:
             return
         self.over = True

@@ -60,6 +60,17 @@ def test_a_cache_that_is_empty_yet_has_none() -> None:
     assert cache.lines == []
 
 
+def test_a_look_up_long_before_the_others_says_nothing_about_them() -> None:
+    """One when the app starts, and then the first rush: that was told of the shop's products."""
+    cache = Cache()
+    cache.loads()
+    cache.clock.now += 10 * SECONDS
+    for _ in range(2 * MISSES):
+        cache.loads()
+
+    assert cache.lines == []
+
+
 def test_few_look_ups_are_no_reason() -> None:
     """However long it takes."""
     cache = Cache()
