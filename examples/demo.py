@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import secrets
 import signal
@@ -35,6 +36,8 @@ NEEDED = (
 )
 WORKERS = 2
 SLOW_AFTER = 0.1
+QUICK_MISTAKES = {"/mistakes/lazy-loads": 0.01}
+"""Forty queries of SQLite are no slow request on a fast machine, and no less of a mistake."""
 PROFILED = "/mistakes/lazy-loads"
 
 
@@ -129,6 +132,7 @@ def environment_of_the_shop(scratch: Path, *, token: str) -> dict[str, str]:
     return inherited | {
         "SHOP_DATABASE_URL": f"sqlite:///{scratch}/shop.db",
         "FASTOBS_SLOW_AFTER": str(SLOW_AFTER),
+        "FASTOBS_SLOW_ROUTES": json.dumps(QUICK_MISTAKES),
         "FASTOBS_PROFILES_TOKEN": token,
         "FASTOBS_PROFILES_DIRECTORY": str(scratch / "profiles"),
     }

@@ -133,6 +133,7 @@ def test_the_demo_reports_what_happened(tmp_path):
         "/api/v1/products/{product_id}/reviews",
         "/api/v1/products/{product_id}/price",
         "/mistakes/lazy-loads",
+        "queries for Product.reviews",
         "recommendations",
         "Connection pools",
         "Event loop blocked by",
