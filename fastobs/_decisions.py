@@ -27,15 +27,19 @@ class Limit:
     Args:
         limiter: The label ``limiter``.
         limit: The label ``limit``.
+
+    Attributes:
+        rows: Where it is counted outside of requests, by outcome: those that it has had, and that have a
+            row of their own.
     """
 
-    __slots__ = ("_meters", "_rows", "limit", "limiter")
+    __slots__ = ("_meters", "limit", "limiter", "rows")
 
     def __init__(self, meters: Meters, limiter: str, limit: str) -> None:
         self.limiter = limiter
         self.limit = limit
         self._meters = meters
-        self._rows: dict[str, Counter] = {}
+        self.rows: dict[str, Counter] = {}
 
     def decide(self, outcome: str) -> None:
         """It was decided; within a request that is counted when the request ends.
@@ -46,7 +50,7 @@ class Limit:
         exchange = CURRENT.get()
         if exchange is None or exchange.closed:
             try:
-                row = self._rows[outcome]
+                row = self.rows[outcome]
             except KeyError:
                 row = self._row(outcome)
             # As `add` does: the call takes as long as that.
@@ -64,7 +68,7 @@ class Limit:
         row = self._meters.counter(catalogue.LIMIT_DECISIONS, *values)
         # Of what has no row of its own, each event is counted as one too many.
         if row.values == values:
-            self._rows[outcome] = row
+            self.rows[outcome] = row
         return row
 
 

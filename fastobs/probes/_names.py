@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,8 +23,8 @@ class Names:
         self._owners: dict[str, ref[Any]] = {}
         # By identity: whoever decides is asked for its name each time.
         self._lent: dict[int, tuple[ref[Any], str]] = {}
-        self.lent = 0
-        """How many names were lent so far: who remembers one looks again when it has changed."""
+        self.on_lend: list[Callable[[], None]] = []
+        """Called when a name was lent: who remembers one asks again."""
 
     def claim(self, owner: object, wanted: str) -> str:
         """The wanted name, or with ``#2`` and so on if something else has it."""
@@ -38,8 +38,9 @@ class Names:
     def lend(self, obj: object, name: str) -> None:
         """Whoever watches this object shall call it so, even if others are called the same."""
         key = id(obj)
-        self.lent += 1
         self._lent[key] = (ref(obj, lambda _: self._lent.pop(key, None)), name)
+        for forget in self.on_lend:
+            forget()
 
     def of(self, obj: object) -> str | None:
         """The name that was lent to this object."""

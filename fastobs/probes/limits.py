@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from inspect import Parameter, signature
+from types import FunctionType
 from typing import Any
 from weakref import WeakSet, ref
 
@@ -11,6 +13,8 @@ from limits.aio import strategies as aio
 
 from fastobs._contain import contain
 from fastobs._decisions import Limit
+from fastobs._exchange import CURRENT
+from fastobs.cells.meters import Counter
 from fastobs.config import Settings
 
 from . import Kit, Probe
@@ -23,9 +27,18 @@ COMPONENT = "probes.limits"
 LIMITS = 100
 """Limits that are remembered."""
 
-Known = tuple[Limit, int, ref[Any], Any]
-"""A limit, as of which names, while the limiter is there; what is allowed is kept, so that its id is
-nobody else's."""
+NONE: Any = object()
+"""An identifier that was not given."""
+
+USUAL = [
+    ("item", Parameter.POSITIONAL_OR_KEYWORD, Parameter.empty),
+    ("identifiers", Parameter.VAR_POSITIONAL, Parameter.empty),
+    ("cost", Parameter.KEYWORD_ONLY, 1),
+]
+"""What a hit of the library's takes, behind ``self``."""
+
+Known = tuple[Limit, ref[Any], Any]
+"""A limit, while the limiter is there; what is allowed is kept, so that its id is nobody else's."""
 
 
 def probe(kit: Kit) -> Probe:
@@ -41,20 +54,25 @@ class Limits(Probe):
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)
         self._hooks = Hooks()
-        self._names = kit.names
         self._mine: WeakSet[Any] = WeakSet()
+        self._hooked: WeakSet[type] = WeakSet()
         # By the identity of the limiter and of what is allowed: to hash or to print that takes longer
         # than all the rest.
         self._limits: dict[tuple[int, int], Known] = {}
+        # Where most decisions are counted: what was allowed outside of requests.
+        self._allowed: dict[int, dict[int, Counter]] = {}
+        # They know their limiter by its name.
+        kit.names.on_lend.append(self._forget)
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
-        for strategy in _subclasses(strategies.RateLimiter):
-            self._hooks.wrap(strategy, "hit", self._around)
-        for strategy in _subclasses(aio.RateLimiter):
-            self._hooks.wrap(strategy, "hit", self._around_awaited)
+        for base in self.kinds:
+            for strategy in _below(base):
+                self._hook(strategy)
 
     def detach(self) -> None:
         self._hooks.undo()
+        self._hooked.clear()
+        self._forget()
 
     def unknown(self) -> str:
         # A class without one cannot be used.
@@ -76,28 +94,60 @@ class Limits(Probe):
             yield self.kit.names.of(strategy) or "", f"limits {type(strategy).__name__}"
 
     def _call(self, strategy: Any, name: str) -> None:
+        if self._hooks.on:
+            # It may have been defined since.
+            for cls in type(strategy).__mro__:
+                self._hook(cls)
         self._mine.add(strategy)
         self.kit.names.lend(strategy, self.kit.names.claim(strategy, name))
+
+    def _hook(self, cls: type) -> None:
+        original = vars(cls).get("hit")
+        if cls in self.kinds or cls in self._hooked or not isinstance(original, FunctionType):
+            return
+        # Who asks another one, as by super(), decides nothing itself.
+        if "hit" not in original.__code__.co_names:
+            self._hooked.add(cls)
+            awaited = issubclass(cls, aio.RateLimiter)
+            self._hooks.wrap(cls, "hit", self._around_awaited if awaited else self._around)
 
     # What follows runs within the app's calls: it must not raise.
 
     def _around(self, original: Callable[..., bool]) -> Callable[..., bool]:
-        hooks, decided = self._hooks, self._decided
+        if not _is_usual(original):
+            return self._around_any(original)
+        decided, rows, current = self._decided, self._allowed, CURRENT.get
 
-        def hit(strategy: Any, item: Any, *identifiers: str, **options: Any) -> bool:
+        def hit(
+            strategy: Any,
+            item: Any,
+            _one: str = NONE,
+            _two: str = NONE,
+            *more: str,
+            cost: int = 1,
+        ) -> bool:
             try:
-                # To unpack what is not there takes as long as a call.
-                allowed = (
-                    original(strategy, item, *identifiers, **options)
-                    if options
-                    else original(strategy, item, *identifiers)
-                )
+                # One or two are usual. To pack and to unpack them takes longer than to count.
+                if more or _one is NONE:
+                    allowed = original(strategy, item, *_given(_one, _two, *more), cost=cost)
+                elif _two is NONE:
+                    allowed = original(strategy, item, _one, cost=cost)
+                else:
+                    allowed = original(strategy, item, _one, _two, cost=cost)
             except Exception:
-                if hooks.on:
-                    decided(strategy, item, "error")
+                decided(strategy, item, "error")
                 raise
-            if hooks.on:
-                decided(strategy, item, "allowed" if allowed else "limited")
+            try:
+                if allowed and current() is None:
+                    row = rows[id(strategy)][id(item)]
+                    row.cells[row.at] += 1.0
+                    return allowed
+            except KeyError:
+                pass
+            except Exception as error:
+                contain(COMPONENT, error)
+                return allowed
+            decided(strategy, item, "allowed" if allowed else "limited")
             return allowed
 
         return hit
@@ -105,27 +155,84 @@ class Limits(Probe):
     def _around_awaited(
         self, original: Callable[..., Awaitable[bool]]
     ) -> Callable[..., Awaitable[bool]]:
-        hooks, decided = self._hooks, self._decided
+        if not _is_usual(original):
+            return self._around_any_awaited(original)
+        decided, rows, current = self._decided, self._allowed, CURRENT.get
 
-        async def hit(strategy: Any, item: Any, *identifiers: str, **options: Any) -> bool:
+        async def hit(
+            strategy: Any,
+            item: Any,
+            _one: str = NONE,
+            _two: str = NONE,
+            *more: str,
+            cost: int = 1,
+        ) -> bool:
             try:
-                allowed = await original(strategy, item, *identifiers, **options)
+                if more or _one is NONE:
+                    allowed = await original(strategy, item, *_given(_one, _two, *more), cost=cost)
+                elif _two is NONE:
+                    allowed = await original(strategy, item, _one, cost=cost)
+                else:
+                    allowed = await original(strategy, item, _one, _two, cost=cost)
             except Exception:
-                if hooks.on:
-                    decided(strategy, item, "error")
+                decided(strategy, item, "error")
                 raise
-            if hooks.on:
-                decided(strategy, item, "allowed" if allowed else "limited")
+            try:
+                if allowed and current() is None:
+                    row = rows[id(strategy)][id(item)]
+                    row.cells[row.at] += 1.0
+                    return allowed
+            except KeyError:
+                pass
+            except Exception as error:
+                contain(COMPONENT, error)
+                return allowed
+            decided(strategy, item, "allowed" if allowed else "limited")
+            return allowed
+
+        return hit
+
+    def _around_any(self, original: Callable[..., bool]) -> Callable[..., bool]:
+        decided = self._decided
+
+        def hit(strategy: Any, item: Any, *args: Any, **options: Any) -> bool:
+            try:
+                allowed = original(strategy, item, *args, **options)
+            except Exception:
+                decided(strategy, item, "error")
+                raise
+            decided(strategy, item, "allowed" if allowed else "limited")
+            return allowed
+
+        return hit
+
+    def _around_any_awaited(
+        self, original: Callable[..., Awaitable[bool]]
+    ) -> Callable[..., Awaitable[bool]]:
+        decided = self._decided
+
+        async def hit(strategy: Any, item: Any, *args: Any, **options: Any) -> bool:
+            try:
+                allowed = await original(strategy, item, *args, **options)
+            except Exception:
+                decided(strategy, item, "error")
+                raise
+            decided(strategy, item, "allowed" if allowed else "limited")
             return allowed
 
         return hit
 
     def _decided(self, strategy: Any, item: Any, outcome: str) -> None:
+        if not self._hooks.on:
+            return
         try:
-            known = self._limits.get((id(strategy), id(item)))
-            if known is None or known[1] != self._names.lent:
-                known = self._remember(strategy, item)
-            known[0].decide(outcome)
+            key = id(strategy), id(item)
+            known = self._limits.get(key) or self._remember(strategy, item)
+            limit = known[0]
+            limit.decide(outcome)
+            # Only of what is kept the ids are nobody else's.
+            if "allowed" in limit.rows and self._limits.get(key) is known:
+                self._allowed.setdefault(key[0], {})[key[1]] = limit.rows["allowed"]
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -138,19 +245,40 @@ class Limits(Probe):
             name = self.kit.names.of(strategy) or ""
         # An app may make a new one for every call.
         if len(self._limits) >= LIMITS:
-            self._limits.clear()
-        key = id(strategy), id(item)
-        gone = ref(strategy, lambda _: self._limits.pop(key, None))
+            self._forget()
+        mine, its = id(strategy), id(item)
+        gone = ref(strategy, lambda _: self._gone(mine, its))
         # The identifiers say who calls: they are no labels. The item says what is allowed.
         limit = Limit(self.kit.meters, name, str(item))
-        known = self._limits[key] = (limit, self.kit.names.lent, gone, item)
+        known = limit, gone, item
+        if self.kit.names.of(strategy) == name:
+            self._limits[mine, its] = known
         return known
 
+    def _forget(self) -> None:
+        self._limits.clear()
+        self._allowed.clear()
 
-def _subclasses(base: type) -> Iterator[type]:
-    """Every class below this one that says itself what a hit does."""
+    def _gone(self, mine: int, its: int) -> None:
+        self._limits.pop((mine, its), None)
+        self._allowed.pop(mine, None)
+
+
+def _is_usual(hit: Callable[..., object]) -> bool:
+    """Whether it takes what the library's own do: ``(self, item, *identifiers, cost=1)``."""
+    _, *parameters = signature(hit).parameters.values()
+    return [(one.name, one.kind, one.default) for one in parameters] == USUAL
+
+
+def _given(one: str, two: str, *more: str) -> tuple[str, ...]:
+    if one is NONE:
+        return ()
+    return (one,) if two is NONE else (one, two, *more)
+
+
+def _below(base: type) -> Iterator[type]:
+    """Every class below this one."""
     cls: type
     for cls in base.__subclasses__():
-        if "hit" in cls.__dict__:
-            yield cls
-        yield from _subclasses(cls)
+        yield cls
+        yield from _below(cls)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from inspect import isawaitable
 from typing import Any
 
 import pytest
@@ -262,6 +263,14 @@ def _hits() -> list[Any]:
     return [strategy.__dict__["hit"] for strategy in (*SYNC, *ASYNC)]
 
 
+@pytest.fixture
+def collected() -> Iterator[None]:
+    """Classes of the test's own are gone after it, and hooked no more."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("collected")
 def test_a_strategy_of_the_apps_own_counts_once(attach: Callable[..., Probes], read: Read) -> None:
     """One that leaves the decision to its base class is not hooked twice."""
 
@@ -272,8 +281,85 @@ def test_a_strategy_of_the_apps_own_counts_once(attach: Callable[..., Probes], r
     watch(Own(storage.MemoryStorage()), name="p").hit(ONE)
 
     assert outcomes(read) == {"allowed": 1}
-    del Own
-    gc.collect()
+
+
+OWN: list[tuple[Any, Any]] = [
+    (strategies.FixedWindowRateLimiter, storage.MemoryStorage),
+    (aio.FixedWindowRateLimiter, aio_storage.MemoryStorage),
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize(("base", "store"), OWN)
+async def test_a_strategy_that_asks_another_one_counts_once(
+    base: Any, store: Any, attach: Callable[..., Probes], read: Read
+) -> None:
+    """By super(): who is asked decides."""
+
+    class Own(base):  # type: ignore[misc]
+        def hit(self, item: Any, *identifiers: str, cost: int = 1) -> Any:
+            return super().hit(item, "mine", *identifiers, cost=cost)
+
+    attach()
+    allowed = watch(Own(store()), name="p").hit(ONE)
+
+    assert (await allowed if isawaitable(allowed) else allowed) is True
+    assert outcomes(read) == {"allowed": 1}
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("collected")
+@pytest.mark.parametrize(("base", "store"), OWN)
+async def test_a_strategy_may_decide_in_a_way_of_its_own(
+    base: Any, store: Any, attach: Callable[..., Probes], read: Read
+) -> None:
+    """With other arguments; also one that was defined when the library was hooked already."""
+    attach()
+    awaited = base is aio.FixedWindowRateLimiter
+
+    def decide(strategy: Any, item: Any, caller: str, allowed: bool | None) -> bool:
+        if allowed is None:
+            raise ConnectionError
+        return allowed
+
+    async def decide_later(*args: Any, **options: Any) -> bool:
+        return decide(*args, **options)
+
+    own = type("Own", (base,), {"hit": decide_later if awaited else decide})
+    limiter = watch(own(store()), name="p")
+    for allowed in (True, True, False, None):
+        with suppress(ConnectionError):
+            decided = limiter.hit(ONE, caller="me", allowed=allowed)
+            assert (await decided if awaited else decided) is allowed
+
+    assert outcomes(read) == {"allowed": 2, "limited": 1, "error": 1}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("who", [(), ("a",), ("a", "b"), ("a", "b", "c")])
+async def test_what_a_limiter_is_asked_reaches_it_as_it_was_asked(
+    who: tuple[str, ...], awaited: bool, probes: Probes, read: Read
+) -> None:
+    """However many say who calls, and whatever it costs."""
+    limit = parse("7/minute")
+    limiter: Any
+    if awaited:
+        limiter = watch(aio.FixedWindowRateLimiter(aio_storage.MemoryStorage()), name="p")
+    else:
+        limiter = watch(strategies.FixedWindowRateLimiter(storage.MemoryStorage()), name="p")
+    asked = [limiter.hit(limit, *who), limiter.hit(item=limit, cost=2) if not who else None]
+    asked += [limiter.hit(limit, *who, cost=4), limiter.hit(limit, *who, cost=9)]
+    decided = [await one if isawaitable(one) else one for one in asked]
+    left = limiter.get_window_stats(limit, *who)
+    left = await left if awaited else left
+
+    assert decided == [True, None if who else True, True, False]
+    assert left.remaining <= (2 if who else 0)
+    counts = read(catalogue.LIMIT_DECISIONS)
+    assert counts["p", "7 per 1 minute", "", "allowed"] == (2 if who else 3)
+    assert counts["p", "7 per 1 minute", "", "limited"] == 1
 
 
 def test_limits_that_are_made_for_each_call_are_not_all_remembered(
