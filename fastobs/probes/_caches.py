@@ -70,19 +70,21 @@ class Caches:
 
     Args:
         describe: What a cache is called that is in no variable; also what status() says it is.
+
+    Attributes:
+        tallies: By the id of the cache, of those that have had events: `tally` without a call.
     """
 
     def __init__(self, kit: Kit, describe: Callable[[Any], str]) -> None:
         self._kit = kit
         self._describe = describe
         self._entries: dict[int, Entry] = {}
-        # The same, of those that have had events.
-        self._tallies: dict[int, Tally] = {}
+        self.tallies: dict[int, Tally] = {}
 
     def tally(self, cache: Any) -> Tally:
         """Where this cache's events are counted."""
         try:
-            return self._tallies[id(cache)]
+            return self.tallies[id(cache)]
         except KeyError:
             return self._first(cache)
 
@@ -93,7 +95,7 @@ class Caches:
             self._kit.look()
             entry = self._entry(cache, self._describe(cache))
         judge = Judge(entry.name, self._kit.tell)
-        tally = self._tallies[id(cache)] = Tally(self._kit.meters, entry.name, judge)
+        tally = self.tallies[id(cache)] = Tally(self._kit.meters, entry.name, judge)
         return tally
 
     def watch(self, cache: Any, name: str | None) -> None:
@@ -105,7 +107,7 @@ class Caches:
             entry.name = self._kit.names.claim(cache, name)
             entry.given = True
             # What is counted from now on, is counted under that.
-            self._tallies.pop(id(cache), None)
+            self.tallies.pop(id(cache), None)
 
     def found(self, cache: Any, name: str) -> None:
         """A variable holds it."""
@@ -132,7 +134,7 @@ class Caches:
         return entry
 
     def _forget(self, key: int) -> None:
-        self._tallies.pop(key, None)
+        self.tallies.pop(key, None)
         self._entries.pop(key, None)
 
 

@@ -24,6 +24,9 @@ __all__ = ["AioCache", "probe"]
 
 COMPONENT = "probes.aiocache"
 
+NONE: Any = object()
+"""A key that was not given by position."""
+
 
 def probe(kit: Kit) -> Probe:
     """The adapter."""
@@ -77,6 +80,7 @@ class AioCache(Probe):
 
     def detach(self) -> None:
         self._hooks.undo()
+        self._caches.tallies.clear()
 
     def watch(self, obj: Any, name: str | None) -> bool:
         cache = _cache_of(obj)
@@ -103,14 +107,22 @@ class AioCache(Probe):
     # What follows runs within the app's calls: it must not raise.
 
     def _around_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        hooks, caches = self._hooks, self._caches
+        hooks, tallies, current = self._hooks, self._caches.tallies, CURRENT.get
 
-        async def get(cache: Any, *args: Any, **kwargs: Any) -> Any:
+        async def get(cache: Any, _key: Any = NONE, *args: Any, **kwargs: Any) -> Any:
             # A coroutine within this one, as `timed` is, would be resumed once more by each wait.
             # Nobody asks outside of a request: that is found out without a call.
-            exchange = None if CURRENT.get() is None or not hooks.on else asks()
+            exchange = None if current() is None or not hooks.on else asks()
+            default = None
             try:
-                value = await original(cache, *args, **kwargs)
+                if args or kwargs or _key is NONE:
+                    if _key is not NONE:
+                        args = _key, *args
+                    default = args[1] if len(args) > 1 else kwargs.get("default")
+                    value = await original(cache, *args, **kwargs)
+                else:
+                    # As most do. To unpack what is not there takes as long as a call.
+                    value = await original(cache, _key)
             except Exception:
                 self._failed(cache)
                 raise
@@ -118,15 +130,18 @@ class AioCache(Probe):
                 if exchange is not None:
                     answered(exchange)
             # A value that is the very object given as default cannot be told from a miss.
-            default = args[1] if len(args) > 1 else kwargs.get("default") if kwargs else None
+            key = kwargs.get("key") if _key is NONE else _key
             if value is default:
-                key = args[0] if args else kwargs.get("key")
                 self._looked(cache, (key,), (False,))
-            elif hooks.on:
-                try:
-                    caches.tally(cache).hits.add()
-                except Exception as error:
-                    contain(COMPONENT, error)
+                return value
+            try:
+                # As `Caches.tally` and `add` do; there is none while nothing is hooked.
+                row = tallies[id(cache)].hits
+                row.cells[row.at] += 1.0
+            except KeyError:
+                self._looked(cache, (key,), (True,))
+            except Exception as error:
+                contain(COMPONENT, error)
             return value
 
         return get

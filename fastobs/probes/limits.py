@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from inspect import Parameter, signature
-from types import FunctionType
+from threading import RLock
 from typing import Any
 from weakref import WeakSet, ref
 
@@ -14,7 +14,6 @@ from limits.aio import strategies as aio
 from fastobs._contain import contain
 from fastobs._decisions import Limit
 from fastobs._exchange import CURRENT
-from fastobs.cells.meters import Counter
 from fastobs.config import Settings
 
 from . import Kit, Probe
@@ -59,8 +58,9 @@ class Limits(Probe):
         # By the identity of the limiter and of what is allowed: to hash or to print that takes longer
         # than all the rest.
         self._limits: dict[tuple[int, int], Known] = {}
-        # Where most decisions are counted: what was allowed outside of requests.
-        self._allowed: dict[int, dict[int, Counter]] = {}
+        # Those that know themselves where their hook counts.
+        self._quick: WeakSet[Any] = WeakSet()
+        self._lock = RLock()
         # They know their limiter by its name.
         kit.names.on_lend.append(self._forget)
 
@@ -103,10 +103,11 @@ class Limits(Probe):
 
     def _hook(self, cls: type) -> None:
         original = vars(cls).get("hit")
-        if cls in self.kinds or cls in self._hooked or not isinstance(original, FunctionType):
+        if original is None or cls in self.kinds or cls in self._hooked:
             return
         # Who asks another one, as by super(), decides nothing itself.
-        if "hit" not in original.__code__.co_names:
+        code = getattr(original, "__code__", None)
+        if "hit" not in getattr(code, "co_names", ()):
             self._hooked.add(cls)
             awaited = issubclass(cls, aio.RateLimiter)
             self._hooks.wrap(cls, "hit", self._around_awaited if awaited else self._around)
@@ -116,7 +117,7 @@ class Limits(Probe):
     def _around(self, original: Callable[..., bool]) -> Callable[..., bool]:
         if not _is_usual(original):
             return self._around_any(original)
-        decided, rows, current = self._decided, self._allowed, CURRENT.get
+        decided, current = self._decided, CURRENT.get
 
         def hit(
             strategy: Any,
@@ -128,10 +129,10 @@ class Limits(Probe):
         ) -> bool:
             try:
                 # One or two are usual. To pack and to unpack them takes longer than to count.
-                if more or _one is NONE:
-                    allowed = original(strategy, item, *_given(_one, _two, *more), cost=cost)
-                elif _two is NONE:
+                if _two is NONE and _one is not NONE:
                     allowed = original(strategy, item, _one, cost=cost)
+                elif more or _one is NONE:
+                    allowed = original(strategy, item, *_given(_one, _two, *more), cost=cost)
                 else:
                     allowed = original(strategy, item, _one, _two, cost=cost)
             except Exception:
@@ -139,10 +140,10 @@ class Limits(Probe):
                 raise
             try:
                 if allowed and current() is None:
-                    row = rows[id(strategy)][id(item)]
+                    row = strategy._fastobs_rows[id(item)]
                     row.cells[row.at] += 1.0
                     return allowed
-            except KeyError:
+            except (AttributeError, KeyError):
                 pass
             except Exception as error:
                 contain(COMPONENT, error)
@@ -157,7 +158,7 @@ class Limits(Probe):
     ) -> Callable[..., Awaitable[bool]]:
         if not _is_usual(original):
             return self._around_any_awaited(original)
-        decided, rows, current = self._decided, self._allowed, CURRENT.get
+        decided, current = self._decided, CURRENT.get
 
         async def hit(
             strategy: Any,
@@ -168,10 +169,10 @@ class Limits(Probe):
             cost: int = 1,
         ) -> bool:
             try:
-                if more or _one is NONE:
-                    allowed = await original(strategy, item, *_given(_one, _two, *more), cost=cost)
-                elif _two is NONE:
+                if _two is NONE and _one is not NONE:
                     allowed = await original(strategy, item, _one, cost=cost)
+                elif more or _one is NONE:
+                    allowed = await original(strategy, item, *_given(_one, _two, *more), cost=cost)
                 else:
                     allowed = await original(strategy, item, _one, _two, cost=cost)
             except Exception:
@@ -179,10 +180,10 @@ class Limits(Probe):
                 raise
             try:
                 if allowed and current() is None:
-                    row = rows[id(strategy)][id(item)]
+                    row = strategy._fastobs_rows[id(item)]
                     row.cells[row.at] += 1.0
                     return allowed
-            except KeyError:
+            except (AttributeError, KeyError):
                 pass
             except Exception as error:
                 contain(COMPONENT, error)
@@ -226,13 +227,10 @@ class Limits(Probe):
         if not self._hooks.on:
             return
         try:
-            key = id(strategy), id(item)
-            known = self._limits.get(key) or self._remember(strategy, item)
-            limit = known[0]
-            limit.decide(outcome)
-            # Only of what is kept the ids are nobody else's.
-            if "allowed" in limit.rows and self._limits.get(key) is known:
-                self._allowed.setdefault(key[0], {})[key[1]] = limit.rows["allowed"]
+            known = self._limits.get((id(strategy), id(item))) or self._remember(strategy, item)
+            known[0].decide(outcome)
+            if outcome == "allowed" and CURRENT.get() is None:
+                self._quicken(strategy, item, known)
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -243,30 +241,44 @@ class Limits(Probe):
             self.kit.look()
             self.found(strategy, "limits")
             name = self.kit.names.of(strategy) or ""
-        # An app may make a new one for every call.
-        if len(self._limits) >= LIMITS:
-            self._forget()
-        mine, its = id(strategy), id(item)
-        gone = ref(strategy, lambda _: self._gone(mine, its))
+        key = id(strategy), id(item)
+        gone = ref(strategy, lambda _: self._limits.pop(key, None))
         # The identifiers say who calls: they are no labels. The item says what is allowed.
         limit = Limit(self.kit.meters, name, str(item))
         known = limit, gone, item
-        if self.kit.names.of(strategy) == name:
-            self._limits[mine, its] = known
+        with self._lock:
+            # An app may make a new one for every call.
+            if len(self._limits) >= LIMITS:
+                self._forget()
+            if self.kit.names.of(strategy) == name:
+                self._limits[key] = known
         return known
 
-    def _forget(self) -> None:
-        self._limits.clear()
-        self._allowed.clear()
+    def _quicken(self, strategy: Any, item: Any, known: Known) -> None:
+        """Let the hook itself count what is allowed outside of requests."""
+        key = id(strategy), id(item)
+        row = known[0].rows.get("allowed")
+        with self._lock:
+            # Only of what is kept the ids are nobody else's.
+            if row is not None and self._limits.get(key) is known:
+                self._quick.add(strategy)
+                # To look it up anywhere else takes as long as to count.
+                vars(strategy).setdefault("_fastobs_rows", {})[key[1]] = row
 
-    def _gone(self, mine: int, its: int) -> None:
-        self._limits.pop((mine, its), None)
-        self._allowed.pop(mine, None)
+    def _forget(self) -> None:
+        with self._lock:
+            self._limits.clear()
+            for strategy in list(self._quick):
+                vars(strategy).pop("_fastobs_rows", None)
+            self._quick.clear()
 
 
 def _is_usual(hit: Callable[..., object]) -> bool:
     """Whether it takes what the library's own do: ``(self, item, *identifiers, cost=1)``."""
-    _, *parameters = signature(hit).parameters.values()
+    try:
+        _, *parameters = signature(hit).parameters.values()
+    except ValueError:
+        return False
     return [(one.name, one.kind, one.default) for one in parameters] == USUAL
 
 
