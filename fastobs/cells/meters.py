@@ -11,6 +11,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812
 from time import time
 from typing import Any, NamedTuple, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from fastobs import catalogue
 from fastobs._contain import contain
@@ -281,6 +282,7 @@ class Meters:
         }
         self._lock = threading.RLock()
         self._readers: dict[Any, tuple[Reader, _Memory]] = {}
+        self._memories: WeakKeyDictionary[Reader, _Memory] = WeakKeyDictionary()
         for metric in ZERO_FROM_THE_START:
             self._row(metric, ("",) * len(metric.labels))
 
@@ -330,8 +332,12 @@ class Meters:
                 row.begin_anew(store)
 
     def ask(self, reader: Reader) -> None:
-        """Read from this probe whenever the metrics are shown."""
-        self._readers[id(reader)] = (reader, _Memory())
+        """Read from this probe whenever the metrics are shown.
+
+        What it has counted already, it may have said before: then only what came since is added.
+        """
+        memory = self._memories.setdefault(reader, _Memory())
+        self._readers[id(reader)] = (reader, memory)
 
     def forget(self, reader: Reader) -> None:
         """Ask this probe no more; its gauges disappear."""

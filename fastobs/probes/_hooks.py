@@ -20,15 +20,24 @@ class Hooks:
     def __init__(self) -> None:
         self.on = False
         self._undo: list[Callable[[], object]] = []
+        # What could not be taken out: the hook, and how to try again.
+        self._left: dict[tuple[type, str], tuple[Any, Callable[[], object]]] = {}
 
     def wrap(self, owner: type, name: str, around: Callable[[Any], Callable[..., Any]]) -> None:
         """Replace a method that the class itself defines by what ``around`` makes of it."""
         original = owner.__dict__[name]
+        left, undo_it = self._left.pop((owner, name), (None, None))
+        if undo_it is not None and _lies_within(left, original, owner):
+            # A second one would count everything twice.
+            self.undone_by(undo_it)
+            return
         hooked = wraps(original)(around(original))
 
         def undo() -> None:
             if owner.__dict__.get(name) is hooked:
                 setattr(owner, name, original)
+            else:
+                self._left[owner, name] = hooked, undo
 
         setattr(owner, name, hooked)
         self.undone_by(undo)
@@ -43,3 +52,14 @@ class Hooks:
         self.on = False
         while self._undo:
             self._undo.pop()()
+
+
+def _lies_within(hook: Any, method: Any, owner: type) -> bool:
+    """Whether a method leads to this hook, as far as can be told."""
+    while method is not hook:
+        inner = getattr(method, "__wrapped__", None)
+        if inner is None:
+            # Not the library's own, so it is somebody's wrapper that hides what it wraps.
+            return getattr(method, "__module__", None) != owner.__module__
+        method = inner
+    return True

@@ -16,6 +16,7 @@ from fastobs.cells.meters import Histogram
 
 from . import Kit
 from ._hooks import Hooks
+from ._names import of_the_app
 
 __all__ = ["OPERATIONS", "Statements", "argument"]
 
@@ -111,16 +112,17 @@ class Statements:
         return exchange, now
 
     def _of_the_app(self, caller: FrameType) -> bool:
-        if caller.f_globals.get("__name__") in self.housekeeping:
-            return False
-        # The driver's own layers and somebody's subclass may lie in between.
-        others = self.others
+        # The driver's own layers, somebody's subclass, and what other tools have wrapped around the
+        # driver's methods may lie in between.
         frame: FrameType | None = caller
+        alone = bool(self.housekeeping)
         for _ in range(DEPTH):
             if frame is None:
                 break
-            if frame.f_globals.get("__name__", "").startswith(others):
+            name = frame.f_globals.get("__name__", "")
+            if name.startswith(self.others) or (alone and name in self.housekeeping):
                 return False
+            alone = alone and not of_the_app(name)
             frame = frame.f_back
         return True
 

@@ -174,6 +174,8 @@ class SQLAlchemy(Probe):
 
     def attach(self, settings: Settings) -> None:
         assert settings.pools is not None
+        # Who waited when the hooks came out got a connection after that, and gave it back unseen.
+        self._out.clear()
         self._held_after = settings.pools.held_after
         every = settings.pools.server_limits
         self._asker = None if every is None else Asker(every)

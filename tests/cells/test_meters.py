@@ -148,6 +148,23 @@ def test_a_probe_that_is_forgotten_takes_its_gauges_with_it(meters: Meters) -> N
     assert not gauge.present
 
 
+def test_a_probe_that_is_asked_again_goes_on_from_what_it_said(meters: Meters) -> None:
+    """Whether it was forgotten in between, or a second app has it asked."""
+    probe = Answering(hits(3), entries(7))
+    meters.ask(probe)
+    meters.refresh()
+    probe.readings = [hits(5), entries(8)]
+
+    meters.ask(probe)
+    meters.refresh()
+    meters.forget(probe)
+    meters.ask(probe)
+    meters.refresh()
+
+    assert values(meters, catalogue.CACHE_REQUESTS) == {("c", "hit"): 5.0}
+    assert values(meters, catalogue.CACHE_ENTRIES) == {("c",): 8.0}
+
+
 def test_a_probe_that_fails_does_not_spoil_the_others(
     meters: Meters, contained_errors: None
 ) -> None:

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from asyncio import to_thread
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from functools import partial
+from functools import partial, wraps
 from inspect import iscoroutinefunction
 from itertools import count
 from types import CodeType
@@ -273,6 +273,35 @@ class Contract(ABC):
             assert self.events(read, self.name) + self.kept(exchange) == counted
 
     @pytest.mark.anyio
+    async def test_what_is_hooked_again_counts_once(
+        self, place: str, attach: Any, read: Read
+    ) -> None:
+        """For a second app, and after all was taken out; also where somebody's wrapper has kept a hook
+        of ours in place."""
+        async with self.made(place) as it:
+            self.call(it, self.name)
+            before = hookable(self._packages)
+            probes = attach()
+            hooked = [at for at, value in before.items() if at.value is not value]
+            await self.use(it)
+            attach()
+            await self.use(it)
+            counted = self.events(read, self.name)
+            for at in hooked:
+                setattr(at.owner, at.name, _passing_on(at.value))
+            try:
+                probes.detach()
+                attach()
+                await self.use(it)
+                afterwards = self.events(read, self.name)
+            finally:
+                probes.detach()
+                for at in hooked:
+                    setattr(at.owner, at.name, before[at])
+
+            assert [counted, afterwards] == ([2, 3] if self.counts else [0, 0])
+
+    @pytest.mark.anyio
     @pytest.mark.usefixtures("contained_errors")
     async def test_an_error_of_ours_stays_ours(
         self,
@@ -367,6 +396,18 @@ class Contract(ABC):
             assert hooked == []
             assert self.marks(it) == unmarked
             assert self.events(read, self.name) == 0
+
+
+def _passing_on(method: Any) -> Any:
+    """What other tools make of a method."""
+    if not inspect.isfunction(method):
+        return method
+
+    @wraps(method)
+    def wrapper(*args: Any, **options: Any) -> Any:
+        return method(*args, **options)
+
+    return wrapper
 
 
 async def _wrapped(hooked: dict[Place, Any], use: Callable[[], Any]) -> None:
@@ -656,6 +697,26 @@ class PoolContract(Named):
 
             assert read(catalogue.POOL_COUNT) == {("shop", "used"): 0, ("shop", "idle"): 1}
             assert read(catalogue.POOL_USE) == {("shop",): 1}
+            assert read(catalogue.POOL_OLDEST) == {}
+
+    @pytest.mark.anyio
+    async def test_probes_may_go_while_somebody_waits(
+        self, place: str, attach: Any, read: Read
+    ) -> None:
+        """They get the connection and give it back as always, and nothing is left of it."""
+        async with self.made(place) as it:
+            self.call(it, "shop")
+            probes = attach()
+            connection = await self.acquire(it)
+            waiting = asyncio.create_task(self.acquire(it))
+            await until(lambda: read(catalogue.POOL_PENDING)["shop",] == 1)
+            probes.detach()
+            await self.release(it, connection)
+            await self.release(it, await waiting)
+            attach()
+
+            assert read(catalogue.POOL_COUNT) == {("shop", "used"): 0, ("shop", "idle"): 1}
+            assert read(catalogue.POOL_PENDING) == {("shop",): 0}
             assert read(catalogue.POOL_OLDEST) == {}
 
 

@@ -128,9 +128,11 @@ async def test_what_sqlalchemy_sends_is_not_counted_here(layers: int, read: Read
 
 @pytest.mark.usefixtures("hooks")
 def test_what_a_driver_does_for_itself_is_not_counted(read: Read) -> None:
-    """What the app asks of the same module is."""
+    """Also if a tool has wrapped its methods. What the app asks, called by the same module, is."""
     driver = called_from("the_driver")
     driver(Driver().execute, "SELECT 1")
+    assert read(catalogue.DB_DURATION) == {}
+    driver(called_from("a_tool"), Driver().execute, "SELECT 1")
     assert read(catalogue.DB_DURATION) == {}
     driver(lambda: Driver().execute("SELECT 1"))
 
