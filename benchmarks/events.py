@@ -35,6 +35,7 @@ from starlette.routing import Route
 
 import fastobs
 from fastobs import catalogue
+from fastobs._exchange import CURRENT
 from fastobs._process import process
 from fastobs.catalogue import Metric
 from fastobs.cells import Meters
@@ -64,8 +65,14 @@ PACKAGES = (
     "starlette",
     "cachetools",
     "aiocache",
+    "cashews",
+    "dogpile.cache",
+    "fastapi-cache2",
     "limits",
+    "pyrate-limiter",
     "sqlalchemy",
+    "psycopg-pool",
+    "asyncpg",
     "redis",
     "httpx",
 )
@@ -83,20 +90,22 @@ METHOD = (
     "answers at once: they judge us, since a round trip through the kernel varies by more than what is "
     "looked for here. *The least* is what no adapter can be below: the same methods and events hooked "
     "with functions that only pass on (around a coroutine, one that awaits it), and the readings of the "
-    "clock, the writes to rows, the app's line and, inside, the part of the request that the numbers "
-    "consist of, each as it is measured here. Where that is above the budget, Python does not allow it; "
+    "clock, the look-ups, the writes to rows, the app's line and, inside, the part of the request that the "
+    "numbers consist of, each as it is measured here. Where that is above the budget, Python does not allow it; "
     "what is over is told, not hidden."
 )
 
-ADD, OBSERVE, CLOCK, LINE, PART = (
+ADD, OBSERVE, CLOCK, ASK, FIND, LINE, PART = (
     "a counter's row: `add()`",
     "a histogram's row: `observe()`",
     "the clock: `perf_counter()`",
+    "whose request it is: `CURRENT.get()`",
+    "whose event it is: a dict by `id()`",
     "the app's line: `call_site()`",
     "`fastobs.section()`: begin and end",
 )
 """What numbers are made with."""
-PIECES = (ADD, OBSERVE, CLOCK, LINE)
+PIECES = (ADD, OBSERVE, CLOCK, ASK, FIND, LINE)
 """Those which are no events themselves."""
 
 console = Console(stderr=True, highlight=False)
@@ -112,6 +121,8 @@ class MadeOf(NamedTuple):
     adds: float = 0
     observes: float = 0
     clocks: float = 0
+    asks: float = 1
+    finds: float = 1
     lines: float = 0
     parts: float = 0
 
@@ -245,17 +256,91 @@ async def aiocache() -> AsyncIterator[list[Event]]:
 
 
 @asynccontextmanager
+async def cashews() -> AsyncIterator[list[Event]]:
+    from cashews import Cache
+
+    cache = Cache()
+    cache.setup("mem://")
+    await cache.set("key", 1)
+    yield [
+        Event(
+            title="cashews: a hit in memory",
+            drive=awaiting(lambda: cache.get("key")),
+            metric=catalogue.CACHE_REQUESTS,
+            made_of=MadeOf(adds=1, parts=1),
+        )
+    ]
+
+
+@asynccontextmanager
+async def dogpile() -> AsyncIterator[list[Event]]:
+    from dogpile.cache import make_region
+
+    region = make_region().configure("dogpile.cache.memory")
+    region.set("key", 1)
+    yield [
+        Event(
+            title="dogpile.cache: a hit in memory",
+            drive=calling(lambda: region.get("key")),
+            metric=catalogue.CACHE_REQUESTS,
+            made_of=MadeOf(adds=1, parts=1),
+        )
+    ]
+
+
+@asynccontextmanager
+async def fastapi_cache() -> AsyncIterator[list[Event]]:
+    from fastapi_cache import FastAPICache
+    from fastapi_cache.backends.inmemory import InMemoryBackend
+
+    FastAPICache.init(InMemoryBackend())
+    await FastAPICache.get_backend().set("key", b"1", 3600)
+    yield [
+        Event(
+            title="fastapi-cache2: a hit in memory",
+            drive=awaiting(lambda: FastAPICache.get_backend().get_with_ttl("key")),
+            metric=catalogue.CACHE_REQUESTS,
+            made_of=MadeOf(adds=1, parts=1),
+        )
+    ]
+
+
+@asynccontextmanager
 async def limits() -> AsyncIterator[list[Event]]:
     from limits import parse
+    from limits.aio import strategies as aio
+    from limits.aio.storage import MemoryStorage as AwaitedStorage
     from limits.storage import MemoryStorage
     from limits.strategies import FixedWindowRateLimiter
 
     limiter = FixedWindowRateLimiter(MemoryStorage())
+    awaited = aio.FixedWindowRateLimiter(AwaitedStorage())
     limit = parse("1000000000/day")
     yield [
         Event(
             title="limits: a decision, memory storage",
             drive=calling(lambda: limiter.hit(limit, "somebody")),
+            metric=catalogue.LIMIT_DECISIONS,
+            made_of=MadeOf(adds=1),
+        ),
+        Event(
+            title="limits, awaited: a decision, memory storage",
+            drive=awaiting(lambda: awaited.hit(limit, "somebody")),
+            metric=catalogue.LIMIT_DECISIONS,
+            made_of=MadeOf(adds=1),
+        ),
+    ]
+
+
+@asynccontextmanager
+async def pyrate_limiter() -> AsyncIterator[list[Event]]:
+    from pyrate_limiter import InMemoryBucket, Limiter, Rate
+
+    limiter = Limiter(InMemoryBucket([Rate(1_000, 1)]))
+    yield [
+        Event(
+            title="pyrate-limiter: a decision in memory",
+            drive=calling(lambda: limiter.try_acquire("somebody")),
             metric=catalogue.LIMIT_DECISIONS,
             made_of=MadeOf(adds=1),
         )
@@ -300,6 +385,12 @@ async def cells() -> AsyncIterator[list[Event]]:
     meters = process().meters
     counter = meters.counter(catalogue.CACHE_REQUESTS, "bench", "hit")
     histogram = meters.histogram(catalogue.CACHE_LOAD, "bench")
+    rows = {id(counter): counter}
+
+    async def find(times: int) -> None:
+        for _ in repeat(None, times):
+            rows[id(counter)]
+
     yield [
         Event(
             title=ADD,
@@ -314,6 +405,8 @@ async def cells() -> AsyncIterator[list[Event]]:
             metric=catalogue.CACHE_LOAD,
         ),
         Event(title=CLOCK, drive=calling(perf_counter), plain=nothing, metric=None),
+        Event(title=ASK, drive=calling(CURRENT.get), plain=nothing, metric=None),
+        Event(title=FIND, drive=find, plain=nothing, metric=None),
         Event(title=LINE, drive=calling(call_site), plain=nothing, metric=None),
     ]
 
@@ -356,6 +449,51 @@ async def sqlalchemy() -> AsyncIterator[list[Event]]:
     ]
     engine.dispose()
     bare.dispose()
+
+
+@asynccontextmanager
+async def psycopg_pool() -> AsyncIterator[list[Event]]:
+    from psycopg_pool import ConnectionPool
+
+    from tests.parts import stores
+
+    with stores.postgresql() as server, ConnectionPool(server.url(), min_size=1, open=True) as pool:
+        pool.wait()
+        yield [
+            Event(
+                title="psycopg_pool: checkout and checkin (two events)",
+                drive=calling(lambda: pool.putconn(pool.getconn())),
+                metric=catalogue.POOL_USE,
+                count=2,
+                made_of=MadeOf(observes=2, clocks=3, parts=1),
+            )
+        ]
+
+
+@asynccontextmanager
+async def asyncpg() -> AsyncIterator[list[Event]]:
+    from asyncpg import create_pool
+
+    from tests.parts import stores
+
+    async def nothing(_: object) -> None:
+        """Instead of a statement, whose way to the server and back is what varies."""
+
+    with stores.postgresql() as server:
+        async with create_pool(server.url(), min_size=1, max_size=1, reset=nothing) as pool:
+
+            async def hold() -> None:
+                await pool.release(await pool.acquire())
+
+            yield [
+                Event(
+                    title="asyncpg: checkout and checkin (two events)",
+                    drive=awaiting(hold),
+                    metric=catalogue.POOL_USE,
+                    count=2,
+                    made_of=MadeOf(observes=2, clocks=3, parts=1),
+                )
+            ]
 
 
 @asynccontextmanager
@@ -432,10 +570,16 @@ GROUPS: dict[str, Group] = {
         functools,
         cachetools,
         aiocache,
+        cashews,
+        dogpile,
+        fastapi_cache,
         limits,
+        pyrate_limiter,
         hand,
         cells,
         sqlalchemy,
+        psycopg_pool,
+        asyncpg,
         redis,
         httpx,
     )
@@ -650,15 +794,13 @@ Least = tuple[float, float] | None
 def _pieces(costs: list[Cost]) -> MadeOf | None:
     """What each piece takes."""
     found = {cost.title: cost for cost in costs}
-    if not found.keys() >= {ADD, OBSERVE, CLOCK, LINE, PART}:
+    if not found.keys() >= {*PIECES, PART}:
         return None
-    adds, observes, clocks, lines, outside = (
-        median(found[title].outside) for title in (ADD, OBSERVE, CLOCK, LINE, PART)
-    )
+    *pieces, outside = (median(found[title].outside) for title in (*PIECES, PART))
     # Of a section, that which it does in a request only, without its readings of the clock: those may
     # be the ones of another number.
-    part = max(0.0, median(found[PART].inside) - outside - 2 * clocks)
-    return MadeOf(adds, observes, clocks, lines, part)
+    part = max(0.0, median(found[PART].inside) - outside - 2 * median(found[CLOCK].outside))
+    return MadeOf(*pieces, part)
 
 
 def _least(cost: Cost, pieces: MadeOf | None) -> Least:

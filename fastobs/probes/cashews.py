@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from cashews import Cache
 from cashews.wrapper.commands import CommandWrapper
 
 from fastobs._contain import contain
+from fastobs._exchange import CURRENT
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._caches import Caches, Loads, Tally, decorated, timed
+from ._caches import Caches, Loads, Tally, answered, asks, decorated, timed
 from ._hooks import Hooks
 
 __all__ = ["Cashews", "probe"]
@@ -68,14 +69,18 @@ class Cashews(Probe):
     # What follows runs within the app's calls: it must not raise.
 
     def _around_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        tally_of, look = self._tally, self._look
+
         # Not async itself: only here, not in the coroutine, the caller's frame is next.
         def get(cache: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
-            tally = self._tally(cache)
-            looking = original(cache, key, *args, **kwargs)
-            if tally is None:
-                return looking
-            default = args[0] if args else kwargs.get("default")
-            return self._look(looking, cache, tally, (key,), default)
+            tally = tally_of(cache)
+            if args or kwargs:
+                looking = original(cache, key, *args, **kwargs)
+                default = args[0] if args else kwargs.get("default")
+            else:
+                # To unpack what is not there takes as long as a call.
+                looking, default = original(cache, key), None
+            return looking if tally is None else look(looking, cache, tally, key, default)
 
         return get
 
@@ -85,7 +90,7 @@ class Cashews(Probe):
             looking = original(cache, *keys, **kwargs)
             if tally is None:
                 return looking
-            return self._look(looking, cache, tally, keys, kwargs.get("default"), many=True)
+            return self._look_many(looking, cache, tally, keys, kwargs.get("default"))
 
         return get_many
 
@@ -107,32 +112,55 @@ class Cashews(Probe):
             contain(COMPONENT, error)
 
     async def _look(
+        self, looking: Awaitable[Any], cache: Any, tally: Tally, key: Any, default: Any
+    ) -> Any:
+        # `timed` would be one more coroutine; outside of a request nobody asks.
+        exchange = None if CURRENT.get() is None else asks()
+        try:
+            value = await looking
+        except Exception:
+            tally.errors.add()
+            raise
+        finally:
+            if exchange is not None:
+                answered(exchange)
+        try:
+            # A value that is the very object given as default cannot be told from a miss; the
+            # decorators have one of their own.
+            if value is default:
+                tally.misses.add()
+                self._loads.missed(tally, cache, key)
+            else:
+                # As `add` does.
+                row = tally.hits
+                row.cells[row.at] += 1.0
+        except Exception as error:
+            contain(COMPONENT, error)
+        return value
+
+    async def _look_many(
         self,
-        looking: Any,
+        looking: Awaitable[Any],
         cache: Any,
         tally: Tally,
         keys: Iterable[Any],
         default: Any,
-        *,
-        many: bool = False,
     ) -> Any:
         try:
-            value = await timed(looking)
+            values = await timed(looking)
         except Exception:
             tally.errors.add()
             raise
         try:
-            # A value that is the very object given as default cannot be told from a miss; the
-            # decorators have one of their own.
-            for key, one in zip(keys, value if many else (value,), strict=False):
-                if one is default:
+            for key, value in zip(keys, values, strict=False):
+                if value is default:
                     tally.misses.add()
                     self._loads.missed(tally, cache, key)
                 else:
                     tally.hits.add()
         except Exception as error:
             contain(COMPONENT, error)
-        return value
+        return values
 
     def _tally(self, cache: Any) -> Tally | None:
         """Where a look-up is counted; None if it is not."""
@@ -140,9 +168,12 @@ class Cashews(Probe):
             return None
         try:
             # Beyond this method and the hook.
-            name = decorated(sys._getframe(2), DECORATORS)
+            frame = sys._getframe(2)
+            # What `decorated` asks first, without a call.
+            by_hand = not frame.f_globals.get("__name__", "").startswith(DECORATORS)
+            name = None if by_hand else decorated(frame, DECORATORS)
             if name is None:
-                return self._caches.tally(cache)
+                return self._caches.tallies.get(id(cache)) or self._caches.tally(cache)
             tally = self._functions.get(name)
             if tally is None:
                 tally = self._functions[name] = Tally(self.kit.meters, name)

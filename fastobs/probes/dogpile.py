@@ -61,6 +61,7 @@ class Dogpile(Probe):
 
     def detach(self) -> None:
         self._hooks.undo()
+        self._caches.tallies.clear()
 
     def watch(self, obj: Any, name: str | None) -> bool:
         if not isinstance(obj, CacheRegion):
@@ -79,9 +80,33 @@ class Dogpile(Probe):
     # What follows runs within the app's calls: it must not raise.
 
     def _around_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def get(region: Any, *args: Any, **kwargs: Any) -> Any:
-            value = self._ask(region, original, args, kwargs)
-            self._count(region, hits=value is not NO_VALUE, misses=value is NO_VALUE)
+        hooks, tallies, current = self._hooks, self._caches.tallies, CURRENT.get
+
+        def get(region: Any, _key: Any = NO_VALUE, *args: Any, **kwargs: Any) -> Any:
+            # As `_ask` and `_count` do, without a call where nobody asks.
+            exchange = None if current() is None or not hooks.on else asks()
+            try:
+                if args or kwargs or _key is NO_VALUE:
+                    args = args if _key is NO_VALUE else (_key, *args)
+                    value = original(region, *args, **kwargs)
+                else:
+                    # As most do. To unpack what is not there takes as long as a call.
+                    value = original(region, _key)
+            except Exception:
+                self._count(region, errors=1)
+                raise
+            finally:
+                if exchange is not None:
+                    answered(exchange)
+            try:
+                # There is none while nothing is hooked.
+                tally = tallies[id(region)]
+                row = tally.misses if value is NO_VALUE else tally.hits
+                row.cells[row.at] += 1.0
+            except KeyError:
+                self._count(region, hits=value is not NO_VALUE, misses=value is NO_VALUE)
+            except Exception as error:
+                contain(COMPONENT, error)
             return value
 
         return get

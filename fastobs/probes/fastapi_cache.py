@@ -9,10 +9,11 @@ from typing import Any
 from fastapi_cache import Backend, FastAPICache
 
 from fastobs._contain import contain, contained
+from fastobs._exchange import CURRENT
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._caches import Loads, Tally, decorated, timed
+from ._caches import Loads, Tally, answered, asks, decorated, timed
 from ._hooks import Hooks
 
 __all__ = ["FastAPICaches", "probe"]
@@ -82,11 +83,13 @@ class FastAPICaches(Probe):
                     self._hooks.wrap(owner, name, around)
 
     def _around_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        tally_of, look = self._tally, self._look
+
         # Not async itself: only here, not in the coroutine, the caller's frame is next.
         def get_with_ttl(backend: Any, key: str) -> Any:
-            tally = self._tally()
+            tally = tally_of()
             looking = original(backend, key)
-            return looking if tally is None else self._look(looking, backend, tally, key)
+            return looking if tally is None else look(looking, backend, tally, key)
 
         get_with_ttl._fastobs = True  # type: ignore[attr-defined]
         return get_with_ttl
@@ -110,11 +113,16 @@ class FastAPICaches(Probe):
             contain(COMPONENT, error)
 
     async def _look(self, looking: Any, backend: Any, tally: Tally, key: str) -> Any:
+        # `timed` would be one more coroutine; outside of a request nobody asks.
+        exchange = None if CURRENT.get() is None else asks()
         try:
-            found = await timed(looking)
+            found = await looking
         except Exception:
             tally.errors.add()
             raise
+        finally:
+            if exchange is not None:
+                answered(exchange)
         try:
             if found[1] is None:
                 tally.misses.add()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from inspect import isawaitable
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from pyrate_limiter import Limiter
 
 from fastobs._contain import contain
-from fastobs._decisions import decide
+from fastobs._decisions import Limit
+from fastobs.cells import Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
@@ -35,6 +36,10 @@ class PyrateLimiter(Probe):
         super().__init__(kit)
         self._hooks = Hooks()
         self._mine: WeakSet[Any] = WeakSet()
+        # By the id of the limiter, while it is there.
+        self._limits: dict[int, tuple[Limit, ref[Any]]] = {}
+        # They know their limiter by its name.
+        kit.names.on_lend.append(self._limits.clear)
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
         self._hooks.wrap(Limiter, "try_acquire", self._around)
@@ -45,6 +50,12 @@ class PyrateLimiter(Probe):
 
     def detach(self) -> None:
         self._hooks.undo()
+        self._limits.clear()
+
+    def read(self) -> Iterator[Reading]:
+        # The rates of a limiter may change.
+        self._limits.clear()
+        yield from ()
 
     def watch(self, obj: Any, name: str | None) -> bool:
         if not isinstance(obj, Limiter):
@@ -68,16 +79,21 @@ class PyrateLimiter(Probe):
     # What follows runs within the app's calls: it must not raise.
 
     def _around(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        decided = self._decided
+
         def try_acquire(limiter: Any, *args: Any, **kwargs: Any) -> Any:
             try:
                 allowed = original(limiter, *args, **kwargs)
             except Exception:
-                self._decided(limiter, "error")
+                decided(limiter, "error")
                 raise
+            if allowed is True:
+                decided(limiter, "allowed")
+                return True
             if isawaitable(allowed):
                 # Its bucket is an asynchronous one.
                 return self._awaited(limiter, allowed)
-            self._decided(limiter, "allowed" if allowed else "limited")
+            decided(limiter, "allowed" if allowed else "limited")
             return allowed
 
         return try_acquire
@@ -91,16 +107,20 @@ class PyrateLimiter(Probe):
         return try_acquire_async
 
     def _around_decorated(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def _try_acquire(limiter: Any, *args: Any, **kwargs: Any) -> Any:
-            if kwargs.get("_allow_async_result", True):
+        decided = self._decided
+
+        def _try_acquire(
+            limiter: Any, *args: Any, _allow_async_result: bool = True, **kwargs: Any
+        ) -> Any:
+            if _allow_async_result:
                 # From one of the methods above, which tells the outcome itself.
                 return original(limiter, *args, **kwargs)
             try:
-                allowed = original(limiter, *args, **kwargs)
+                allowed = original(limiter, *args, _allow_async_result=False, **kwargs)
             except Exception as error:
-                self._decided(limiter, "limited" if isinstance(error, TimeoutError) else "error")
+                decided(limiter, "limited" if isinstance(error, TimeoutError) else "error")
                 raise
-            self._decided(limiter, "allowed" if allowed else "limited")
+            decided(limiter, "allowed" if allowed else "limited")
             return allowed
 
         return _try_acquire
@@ -118,16 +138,25 @@ class PyrateLimiter(Probe):
         if not self._hooks.on:
             return
         try:
-            name = self.kit.names.of(limiter)
-            if name is None:
-                # It may be in a variable.
-                self.kit.look()
-                self.found(limiter, "pyrate_limiter")
-                name = self.kit.names.of(limiter) or ""
-            # What is acquired has the caller in its name: that is no label. The rates are.
-            decide(self.kit.meters, name, _rates(limiter), outcome)
+            known = self._limits.get(id(limiter)) or self._remember(limiter)
+            known[0].decide(outcome)
         except Exception as error:
             contain(COMPONENT, error)
+
+    def _remember(self, limiter: Any) -> tuple[Limit, ref[Any]]:
+        name = self.kit.names.of(limiter)
+        if name is None:
+            # It may be in a variable.
+            self.kit.look()
+            self.found(limiter, "pyrate_limiter")
+            name = self.kit.names.of(limiter) or ""
+        key = id(limiter)
+        gone = ref(limiter, lambda _: self._limits.pop(key, None))
+        # What is acquired has the caller in its name: that is no label. The rates are.
+        known = Limit(self.kit.meters, name, _rates(limiter)), gone
+        if self.kit.names.of(limiter) == name:
+            self._limits[key] = known
+        return known
 
 
 def _rates(limiter: Any) -> str:
