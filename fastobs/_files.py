@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import site
 import sys
 import sysconfig
@@ -9,10 +10,36 @@ from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 
-__all__ = ["SITE", "STDLIB", "distance", "relative"]
+__all__ = ["SITE", "STDLIB", "adopt", "adopted", "distance", "relative"]
 
 SITE = "site-packages"
 STDLIB = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+INSTALLED = ("site-packages", "dist-packages")
+
+_adopted: dict[str, str] = {}
+"""Installed files and folders that are the app's, each with what stands for it."""
+
+
+def adopt(module: str) -> None:
+    """Have the package that a module is in be the app's, if it is installed as libraries are.
+
+    Images are often built so.
+    """
+    name = module.partition(".")[0]
+    package = sys.modules.get(name)
+    places = list(getattr(package, "__path__", ())) or [getattr(package, "__file__", None)]
+    for place in places:
+        if isinstance(place, str) and not {*Path(place).parts}.isdisjoint(INSTALLED):
+            _adopted[place] = Path(place).name
+    for remembered in (relative, distance, _folders):
+        remembered.cache_clear()
+
+
+def adopted(file: str) -> bool:
+    """Whether a file is the app's although it is installed."""
+    return any(file == place or file.startswith(f"{place}{os.sep}") for place in _adopted)
 
 
 @cache
@@ -57,4 +84,5 @@ def _folders() -> list[tuple[Path, Path]]:
                 # Relative to the root would be the absolute path again.
                 if entry != Path(entry.anchor):
                     folders.setdefault(entry, Path())
+    folders.update({Path(place): Path(name) for place, name in _adopted.items()})
     return sorted(folders.items(), key=lambda item: -len(item[0].parts))

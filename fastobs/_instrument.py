@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from ._decisions import undecided
 from ._endpoint import metrics_page
 from ._exchange import Exchange, Finish, Signal
 from ._farewell import say_farewell
+from ._files import adopt
 from ._health import WITHIN, Ask, Check, Health, health_pages
 from ._middleware import Inmost, Middleware
 from ._process import Process, process
@@ -53,6 +55,9 @@ def instrument(app: Starlette, settings: Settings | None = None, /, **sections: 
     lifespan; before or after routes, middleware, engines and clients exist. A second call for the
     same app changes nothing and answers with the first one's handle.
 
+    The package that calls it is the app's, even where it is installed among the libraries: what its
+    variables hold is found, and called after them.
+
     Args:
         app: A FastAPI or Starlette application.
         settings: All settings at once.
@@ -72,6 +77,8 @@ def instrument(app: Starlette, settings: Settings | None = None, /, **sections: 
     if (handle := getattr(app.state, "fastobs", None)) is not None:
         assert isinstance(handle, Handle)
         return handle
+    caller = sys._getframe(1).f_globals
+    adopt(caller.get("__package__") or caller.get("__name__", ""))
     return Handle(app, load(settings, sections), process())
 
 

@@ -25,7 +25,8 @@ from fastobs.cells import Meters, Reading
 from fastobs.config import Settings
 
 from ._imports import Arrivals
-from ._names import Names, variables
+from ._names import Names, forget_owners, variables
+from ._sites import forget_files
 
 if TYPE_CHECKING:
     from .hand import CacheProbe, LimiterProbe
@@ -245,6 +246,9 @@ class Probes:
     def attach(self, settings: Settings) -> None:
         """Attach to the libraries that are there, and be ready for those that come later."""
         with self._lock:
+            # The app that is instrumented now may be an installed package.
+            forget_owners()
+            forget_files()
             off = {row.family for row in ADAPTERS if getattr(settings, row.family) is None}
             # Of several apps one is enough to have a family watched.
             self._off = off if self._settings is None else self._off & off

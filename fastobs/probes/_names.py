@@ -13,7 +13,9 @@ from weakref import ref
 
 from starlette.applications import Starlette
 
-__all__ = ["Names", "of_the_app", "variables"]
+from fastobs._files import INSTALLED, adopted
+
+__all__ = ["Names", "forget_owners", "of_the_app", "variables"]
 
 
 class Names:
@@ -105,7 +107,7 @@ def _source(module: ModuleType) -> str:
 
 
 def of_the_app(module_name: str) -> bool:
-    """Whether a module is the app's: neither the standard library's nor installed, nor ours."""
+    """Whether a module is the app's: of no library, nor the standard one, nor ours."""
     # Asked for every module there is: what was found out is kept.
     known = _owned.get(module_name)
     if known is None:
@@ -119,10 +121,16 @@ def of_the_app(module_name: str) -> bool:
 _owned: dict[str, bool] = {}
 
 
+def forget_owners() -> None:
+    """It is known better now what is the app's."""
+    _owned.clear()
+
+
 def _is_own(module_name: str, file: object) -> bool:
     if not isinstance(file, str) or module_name.partition(".")[0] == "fastobs":
         return False
-    parts = Path(file).parts
-    if "site-packages" in parts or "dist-packages" in parts:
+    if adopted(file):
+        return True
+    if not {*Path(file).parts}.isdisjoint(INSTALLED):
         return False
     return not file.startswith((sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")))

@@ -11,7 +11,9 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-__all__ = ["Site", "call_site", "written"]
+from fastobs._files import INSTALLED, adopted
+
+__all__ = ["Site", "call_site", "forget_files", "written"]
 
 Site = tuple[dict[str, Any], CodeType, int]
 """The module's variables, the function and where in it: what is quickest to get. Written out only when
@@ -29,7 +31,7 @@ _OTHERS = (
     f"{sysconfig.get_path('stdlib')}{os.sep}",
     f"{sysconfig.get_path('platstdlib')}{os.sep}",
 )
-_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_INSTALLED = tuple(f"{os.sep}{folder}{os.sep}" for folder in INSTALLED)
 
 _own: dict[str, bool] = {}
 
@@ -96,5 +98,10 @@ def _is_own(file: str) -> bool:
     if len(_own) >= FILES:
         _own.clear()
     own = not file.startswith(_OTHERS) and not any(place in file for place in _INSTALLED)
-    _own[file] = own
+    _own[file] = own = own or adopted(file)
     return own
+
+
+def forget_files() -> None:
+    """It is known better now what is the app's."""
+    _own.clear()

@@ -451,6 +451,49 @@ def test_installed_modules_and_ours_are_not_searched() -> None:
     assert not {name.partition(".")[0] for name in found} & {"fastobs", "pytest", "asyncio"}
 
 
+def test_an_app_that_is_installed_like_a_library_is_searched(tmp_path: Path) -> None:
+    """As in many images: by the package from which instrument() was called, even if it was looked at
+    before."""
+    shop = tmp_path / "site-packages" / "a_shop"
+    shop.mkdir(parents=True)
+    (shop / "__init__.py").write_text("")
+    (shop / "caches.py").write_text(
+        """
+from functools import lru_cache
+from cachetools import LRUCache
+prices = LRUCache(maxsize=3)
+@lru_cache
+def discount(): ...
+"""
+    )
+    (shop / "api.py").write_text(
+        """
+from fastapi import FastAPI
+import fastobs
+from .caches import discount, prices
+from fastobs.probes._sites import call_site, written
+app = FastAPI()
+before = written(call_site())
+fastobs.watch(prices)
+handle = fastobs.instrument(app)
+after = written(call_site())
+"""
+    )
+    told = run(
+        f"""
+import sys
+sys.path.insert(0, {str(shop.parent)!r})
+from a_shop import api
+print(f"[{{api.before}}] {{api.after}}")
+print(api.handle.status())
+"""
+    )
+
+    assert "\n  a_shop.caches.prices: cachetools LRUCache\n" in told
+    assert "\n  a_shop.caches.discount: cached function (functools)\n" in told
+    assert told.splitlines()[0] == "[] a_shop/api.py:10"
+
+
 def test_an_app_and_a_cache_that_were_there_before_are_found(
     module: Any, observed: Any, meters: Meters
 ) -> None:
