@@ -28,6 +28,9 @@ __all__ = ["CacheTools", "probe"]
 
 COMPONENT = "probes.cachetools"
 
+REMEMBERED = 1000
+"""Keys that were missed and may yet be loaded."""
+
 
 def probe(kit: Kit) -> Probe:
     """The adapter."""
@@ -39,17 +42,36 @@ class Tally:
 
     Attributes:
         quiet: Threads that are within an operation whose look-ups are not the app's.
+        missed: Hashes of keys that were asked for with ``in``, in vain. Who has loaded such a one may
+            read it back from the cache: that is the same look-up, and no hit.
     """
 
-    __slots__ = ("evictions", "hits", "misses", "quiet")
+    __slots__ = ("evictions", "hits", "missed", "misses", "quiet")
 
     def __init__(self) -> None:
         self.hits = self.misses = self.evictions = 0
         self.quiet: set[int] = set()
+        self.missed: set[int] = set()
 
     @property
     def silent(self) -> bool:
         return bool(self.quiet) and get_ident() in self.quiet
+
+    def miss(self, place: int) -> None:
+        """A key of this hash was asked for, and is not there."""
+        self.misses += 1
+        if len(self.missed) >= REMEMBERED:
+            # Most were never loaded.
+            self.missed.clear()
+        self.missed.add(place)
+
+    def read_back(self, key: Any) -> bool:
+        """Whether the key was missed before, and has been loaded since; asked once."""
+        place = hash(key)
+        if place not in self.missed:
+            return False
+        self.missed.discard(place)
+        return True
 
 
 class Entry:
@@ -223,7 +245,7 @@ def _look_ups(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
             tally.misses += not tally.silent
             raise
         # Without a call, as mostly.
-        if not tally.quiet or not tally.silent:
+        if (not tally.quiet or not tally.silent) and not (tally.missed and tally.read_back(key)):
             tally.hits += 1
         return value
 
@@ -240,7 +262,12 @@ def _look_ups(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
     def __contains__(cache: Any, key: Any) -> Any:  # noqa: N807
         # Also get() asks so first. If it is there, the look-up that follows is the hit.
         present = contains(cache, key)
-        tally.misses += not present and not tally.silent
+        if present:
+            # Another look-up has begun.
+            if tally.missed:
+                tally.missed.discard(hash(key))
+        elif not tally.silent:
+            tally.miss(hash(key))
         return present
 
     plain = base.__missing__ is Cache.__missing__

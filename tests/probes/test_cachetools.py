@@ -131,6 +131,35 @@ def test_a_membership_test_is_a_look_up_only_if_it_fails(probes: Probes, read: R
     assert counts(read) == (1, 1, 0)
 
 
+def test_reading_back_what_was_loaded_is_no_hit(probes: Probes, read: Read) -> None:
+    """``if key not in cache: cache[key] = ...`` and then ``cache[key]`` is one look-up."""
+    cache: Any = watch(LRUCache(9), name="c")
+
+    def load(key: str) -> Any:
+        if key not in cache:
+            cache[key] = key
+        return cache[key]
+
+    assert [load(key) for key in "aab"] == ["a", "a", "b"]
+    assert counts(read) == (1, 2, 0)
+
+
+def test_what_was_loaded_and_not_read_back_is_hit_by_the_next(probes: Probes, read: Read) -> None:
+    """``get()`` and ``in`` begin another look-up; keys that nobody loads are not kept for ever."""
+    cache: Any = watch(LRUCache(9), name="c")
+
+    def load(key: str) -> Any:
+        value = cache.get(key)
+        if value is None:
+            cache[key] = value = key
+        return value
+
+    assert [load(key) for key in "aab"] == ["a", "a", "b"]
+    assert [key in cache for key in range(2 * adapter.REMEMBERED)].count(True) == 0
+    assert load("b") == cache["b"] == "b"
+    assert counts(read) == (3, 2 + 2 * adapter.REMEMBERED, 0)
+
+
 def test_expired_entries_are_misses_but_no_evictions(probes: Probes, read: Read) -> None:
     """They did not make room for anything."""
     now = [0.0]
