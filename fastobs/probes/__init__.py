@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from fastobs._contain import contain, contained
 from fastobs._health import Check
@@ -25,7 +26,7 @@ from fastobs.cells import Meters, Reading
 from fastobs.config import Settings
 
 from ._imports import Arrivals
-from ._names import Names, forget_owners, variables
+from ._names import Label, Names, forget_owners, variables
 from ._sites import forget_files
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ class Probes:
         self.meters = meters
         self._tell = tell
         self._names: dict[str, Names] = {}
+        self._labels: dict[str, WeakValueDictionary[str, Label]] = {}
         self._probes: dict[Adapter, Probe] = {}
         self._attached: dict[Adapter, Probe] = {}
         self._failed: dict[Adapter, Exception] = {}
@@ -303,13 +305,14 @@ class Probes:
         """A probe for a cache written by hand."""
         from .hand import CacheProbe
 
-        return CacheProbe(name, lambda: self._meters_of("caches"), self._tell)
+        label = self._by_hand("caches", name)
+        return CacheProbe(label, lambda: self._meters_of("caches"), self._tell)
 
     def limiter(self, name: str) -> LimiterProbe:
         """A probe for a limiter written by hand."""
         from .hand import LimiterProbe
 
-        return LimiterProbe(name, lambda: self._meters_of("limits"))
+        return LimiterProbe(self._by_hand("limits", name), lambda: self._meters_of("limits"))
 
     def on_loop(self, loop: AbstractEventLoop) -> None:
         """An event loop serves requests; called on it."""
@@ -347,7 +350,9 @@ class Probes:
     def watched(self, family: str) -> list[tuple[str, str]]:
         """What is watched of a family: its name, and what it is."""
         rows = [row for row in self._attached if row.family == family]
-        return [entry for row in rows for entry in self._attached[row].status()]
+        found = [entry for row in rows for entry in self._attached[row].status()]
+        labels = list(self._labels.get(family, {}).values())
+        return [*found, *((label.name, "written by hand") for label in labels)]
 
     def status(self) -> str:
         """What is watched under which name, what cannot be and the line to add; for people."""
@@ -403,10 +408,9 @@ class Probes:
     def _probe(self, row: Adapter) -> Probe:
         with self._lock:
             if row not in self._probes:
-                names = self._names.setdefault(row.family, Names())
                 kit = Kit(
                     meters=self.meters,
-                    names=names,
+                    names=self._names_of(row.family),
                     look=self._look,
                     tell=self._tell,
                     library=row.library,
@@ -425,6 +429,18 @@ class Probes:
             for row in ADAPTERS:
                 if row.library == library:
                     self._start(row)
+
+    def _names_of(self, family: str) -> Names:
+        return self._names.setdefault(family, Names())
+
+    def _by_hand(self, family: str, name: str) -> Label:
+        """What all probes of this name count under; something that is watched may have it already."""
+        with self._lock:
+            labels = self._labels.setdefault(family, WeakValueDictionary())
+            label = labels.get(name)
+            if label is None:
+                label = labels[name] = Label(self._names_of(family), name)
+            return label
 
     def _meters_of(self, family: str) -> Meters:
         """Where a probe written by hand counts; nowhere visible if its family is switched off."""

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from fastobs._files import INSTALLED, adopted
 
-__all__ = ["Names", "forget_owners", "of_the_app", "variables"]
+__all__ = ["Label", "Names", "forget_owners", "of_the_app", "variables"]
 
 
 class Names:
@@ -52,6 +52,15 @@ class Names:
     def _holder(self, name: str) -> object:
         owner = self._owners.get(name)
         return None if owner is None else owner()
+
+
+class Label:
+    """The name that probes written by hand have in common, if they are given the same."""
+
+    __slots__ = ("__weakref__", "name")
+
+    def __init__(self, names: Names, wanted: str) -> None:
+        self.name = names.claim(self, wanted)
 
 
 def variables(kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from fastobs._decisions import Limit
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 
+from ._names import Label
 from ._never import Judge
 
 __all__ = ["CacheProbe", "LimiterProbe", "Load"]
@@ -29,20 +30,20 @@ class CacheProbe:
     ``value = probe(store.get(key))`` counts a hit or a miss and hands the value on.
 
     Args:
-        name: The label ``cache``.
+        label: The label ``cache``.
         meters: Asked at the first event, so that a probe may be made before the app.
         tell: Takes a line of the log.
     """
 
     def __init__(
         self,
-        name: str,
+        label: Label,
         meters: Callable[[], Meters],
         tell: Callable[[tuple[str, dict[str, object]]], None],
     ) -> None:
-        self.name = name
+        self._label = label
         self._meters = meters
-        self._judge = Judge(name, tell)
+        self._judge = Judge(label.name, tell)
         self._loading: dict[Hashable, int] = {}
 
     def __call__(self, value: T, *, missing: object = None) -> T:
@@ -92,7 +93,7 @@ class CacheProbe:
 
     @cached_property
     def _rows(self) -> _Rows:
-        return _Rows(self._meters(), self.name)
+        return _Rows(self._meters(), self._label.name)
 
 
 class _Rows:
@@ -162,12 +163,12 @@ class LimiterProbe:
     """Counts what a rate limiter decides.
 
     Args:
-        name: The label ``limiter``.
+        label: The label ``limiter``.
         meters: Asked at the first event, so that a probe may be made before the app.
     """
 
-    def __init__(self, name: str, meters: Callable[[], Meters]) -> None:
-        self.name = name
+    def __init__(self, label: Label, meters: Callable[[], Meters]) -> None:
+        self._label = label
         self._ask = meters
         self._limits: dict[str, Limit] = {}
 
@@ -197,7 +198,7 @@ class LimiterProbe:
         return allowed
 
     def _limit(self, text: str) -> Limit:
-        limit = Limit(self._meters, self.name, text)
+        limit = Limit(self._meters, self._label.name, text)
         if len(self._limits) < LIMITS:
             self._limits[text] = limit
         return limit

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cachetools import LRUCache
 from fastapi import FastAPI, HTTPException
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
 from starlette.testclient import TestClient
 
 import fastobs
 from fastobs import catalogue
 from fastobs.cells import Meters
-from fastobs.probes import hand
+from fastobs.probes import Probes, hand
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 
@@ -29,6 +33,35 @@ def test_a_look_up_passes_its_value_on(read: Read) -> None:
         ("users", "miss"): 1,
         ("users", "error"): 0,
     }
+
+
+def test_no_two_have_one_name_by_accident(probes: Probes, read: Read) -> None:
+    """What is given one name twice is one; something else that is called so is another."""
+    watched: Any = fastobs.watch(LRUCache(3), name="users")
+    limiter: Any = fastobs.watch(FixedWindowRateLimiter(MemoryStorage()), name="users")
+    read(catalogue.CACHE_REQUESTS)
+    first, again, limits = fastobs.cache("users"), fastobs.cache("users"), fastobs.limiter("users")
+    watched.get("a")
+    limiter.hit(parse("1/hour"), "a")
+    for probe in (first, again):
+        probe(1)
+    limits.decision(True)
+
+    assert read(catalogue.CACHE_REQUESTS)["users#2", "hit"] == 2
+    assert read(catalogue.CACHE_REQUESTS)["users", "miss"] == 1
+    assert {key[0] for key in read(catalogue.LIMIT_DECISIONS)} == {"users", "users#2"}
+
+
+def test_the_status_has_a_line_for_them(probes: Probes) -> None:
+    """As long as there is one of that name."""
+    users, logins = fastobs.cache("users"), fastobs.limiter("logins")
+    both = probes.status()
+    del users
+
+    assert "\n  users: written by hand\n" in both
+    assert "\n  logins: written by hand" in both
+    assert "\n  users: written by hand" not in probes.status()
+    del logins
 
 
 def test_what_is_missing_can_be_another_value(read: Read) -> None:
