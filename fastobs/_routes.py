@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from starlette.routing import BaseRoute, Host, Mount, Route
@@ -17,7 +18,8 @@ class Routes:
 
     Most requests are answered from the scope alone. Where that is not enough (mounts, and plain
     Starlette routes inside FastAPI) a table of the application's routes is, keyed by the identity
-    of what routing selected. Only a route that is mounted in several places needs a look at the path.
+    of what routing selected. A look at the path needs only a route that is mounted in several places,
+    and what a middleware answered before routing: that is counted for the route that was asked for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -49,7 +51,7 @@ class Routes:
             leaf = None
         selected = scope.get("endpoint") if leaf is None else leaf
         if selected is None:
-            return ""
+            return self._asked_for(scope)
         found = self._table.get(id(selected))
         if found is None:
             self._learn()
@@ -57,6 +59,14 @@ class Routes:
         if len(found) == 1:
             return found[0][1]
         return _first_match(found, scope)
+
+    def _asked_for(self, scope: Scope) -> str:
+        """The template that the path would have led to; empty if routing has looked, and found none."""
+        if "router" in scope:
+            return ""
+        if self._size < 0:
+            self._learn()
+        return _match((route for routes in self._table.values() for route in routes), scope)
 
     def _learn(self) -> None:
         # Routes are only ever added. Walking the tree is repeated when one was, not for each miss.
@@ -117,10 +127,26 @@ def _mount_path(route: Any) -> str:
 
 def _first_match(candidates: list[tuple[Any, str]], scope: Scope) -> str:
     """Of several places where a route is mounted, the one that the request came through."""
+    return _match(candidates, scope) or (candidates[0][1] if candidates else "")
+
+
+def _match(candidates: Iterable[tuple[Any, str]], scope: Scope) -> str:
+    """The first template that the path fits; empty if there is none."""
     proxy = scope.get("app_root_path", scope.get("root_path", ""))
     path = scope["path"].removeprefix(proxy)
-    for parameter in ("[^/]+", ".+"):
-        for _, template in candidates:
-            if re.fullmatch(re.sub(r"\\{[^}]*\\}", parameter, re.escape(template)), path):
-                return template
-    return candidates[0][1] if candidates else ""
+    further = ""
+    for _, template in candidates:
+        near, far = _patterns(template)
+        if near.fullmatch(path):
+            return template
+        if not further and far.fullmatch(path):
+            further = template
+    return further
+
+
+@lru_cache(maxsize=4096)
+def _patterns(template: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Of paths in which each parameter is one segment, and of those in which it may be several."""
+    escaped = re.escape(template)
+    near, far = (re.sub(r"\\{[^}]*\\}", one, escaped) for one in ("[^/]+", ".+"))
+    return re.compile(near), re.compile(far)

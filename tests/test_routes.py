@@ -153,6 +153,31 @@ async def test_a_route_that_is_added_later_is_found() -> None:
     assert routes.template(second) == "/b/r/{a}"
 
 
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/direct/1", "/direct/{d}"),
+        ("/api/v1/in/y/1", "/api/v1/in/y/{k}"),
+        ("/t/a/s/1", "/t/{tenant}/s/{z}"),
+        ("/star/m/1/leaf/2", "/star/m/{b}/leaf/{c}"),
+        ("/static/a/b.css", "/static/{path}"),
+        ("/proxy/direct/1", "/direct/{d}"),
+        ("/nothing", ""),
+        ("/direct", ""),
+    ],
+)
+def test_what_was_answered_before_routing_has_the_route_that_was_asked_for(
+    path: str, template: str, tmp_path: Path
+) -> None:
+    """As by a middleware; behind a proxy, too. What routing has looked for in vain has none."""
+    app = shop(tmp_path)
+    asked = {**scope(path), "root_path": "/proxy" if "proxy" in path else ""}
+    routes = Routes(app)
+
+    assert routes.template(asked) == routes.template(asked) == template
+    assert routes.template({**asked, "router": app.router}) == ""
+
+
 def test_what_is_no_application_has_no_routes() -> None:
     """A bare ASGI callable inside the middleware."""
     assert Routes(plain).template(scope()) == ""  # type: ignore[arg-type]

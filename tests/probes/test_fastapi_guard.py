@@ -75,10 +75,10 @@ def test_its_limits_tell_their_decisions(guarded: Callable[..., TestClient], rea
     assert (banned, statuses) == (403, [200, 200, 429])
     assert read(catalogue.LIMIT_DECISIONS) == {
         ("fastapi-guard", "2 per 60 s", ROUTE, "allowed"): 2,
-        ("fastapi-guard", "2 per 60 s", "", "limited"): 1,
+        ("fastapi-guard", "2 per 60 s", ROUTE, "limited"): 1,
     }
     assert {key: n for key, n in read(catalogue.LIMIT_REJECTED).items() if n} == {
-        ("", "limiter"): 1
+        (ROUTE, "limiter"): 1
     }
 
 
@@ -91,7 +91,7 @@ def test_a_path_may_have_a_limit_of_its_own(guarded: Callable[..., TestClient], 
     assert read(catalogue.LIMIT_DECISIONS) == {
         ("fastapi-guard", "1 per 30 s", ROUTE, "allowed"): 1,
         ("fastapi-guard", "9 per 60 s", ROUTE, "allowed"): 1,
-        ("fastapi-guard", "1 per 30 s", "", "limited"): 1,
+        ("fastapi-guard", "1 per 30 s", ROUTE, "limited"): 1,
     }
 
 

@@ -163,10 +163,10 @@ def test_slowapi_lends_its_name_to_what_decides_for_it(
     assert f"  {name}: slowapi Limiter" in handle.status()
 
 
-def test_a_middleware_decides_before_the_route_is_known(
+def test_what_a_middleware_decides_is_counted_for_the_route(
     module: Any, observed: Callable[..., Any], read: Read
 ) -> None:
-    """What it let pass is counted for the route all the same; what it stopped never had one."""
+    """What it let pass, and what it stopped before routing."""
     app = FastAPI()
     app.state.limiter = module.slow
     app.add_middleware(SlowAPIMiddleware)
@@ -180,9 +180,9 @@ def test_a_middleware_decides_before_the_route_is_known(
     assert statuses == [200] * 5 + [429]
     assert read(catalogue.LIMIT_DECISIONS) == {
         ("front", "5 per 1 minute", "/items/{item}", "allowed"): 5,
-        ("front", "5 per 1 minute", "", "limited"): 1,
+        ("front", "5 per 1 minute", "/items/{item}", "limited"): 1,
     }
-    assert read(catalogue.LIMIT_REJECTED)["", "limiter"] == 1
+    assert read(catalogue.LIMIT_REJECTED)["/items/{item}", "limiter"] == 1
 
 
 def test_routes_that_slowapi_passes_over_are_told(
