@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from inspect import signature
 from time import perf_counter
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from sqlalchemy.engine.interfaces import ExecuteStyle
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonThreadPool
-from sqlalchemy.pool.base import _ConnectionFairy
+from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from fastobs import catalogue
 from fastobs._contain import contain
@@ -56,8 +57,8 @@ attached, which is better than a wrong number."""
 ONCE = ExecuteStyle.EXECUTE
 """``context.executemany`` asks for the others, and takes 0.5 us for that."""
 
-INNER = 2
-"""Frames above the hook around ``Pool.connect``: ours, up to `call_site`."""
+INNER = 3
+"""Frames of ours when a connection is wanted: from the hook around ``Pool.connect`` to `call_site`."""
 
 
 def probe(kit: Kit) -> Probe:
@@ -103,42 +104,26 @@ class Account:
 class Checkout:
     """One call of ``Pool.connect``: it waits, perhaps opens a connection, and has it until that is back.
 
+    Its fields are set where it is made: without slots some need not be, and a call of ``__init__`` takes
+    as long as all of them.
+
     Attributes:
-        began: When it was called, as ``perf_counter`` says.
-        opened_at: When it began to open a connection; 0.0 if it did not.
-        timed: Whether it is known what of its time was waiting.
-        record: SQLAlchemy's of the connection; kept so that its id cannot pass to another one.
-        proxy: Weak, to what the app holds; once that is gone, nobody can give the connection back.
-        since: When the connection was handed out.
+        account: Of the pool.
+        exchange: Which request wants the connection; None outside of one.
+        since: When it was called, as ``perf_counter`` says; then, when the connection was handed out.
         site: The app's line that wanted it.
+        opened: When it began to open a connection; None if it did not, 0.0 if nobody knows when.
+        proxy: Weak, to what the app holds; once that is gone, nobody can give the connection back.
         told: Whether there was a line about it.
     """
 
-    __slots__ = (
-        "account",
-        "began",
-        "exchange",
-        "opened_at",
-        "proxy",
-        "record",
-        "since",
-        "site",
-        "timed",
-        "told",
-    )
-
-    def __init__(
-        self, account: Account, exchange: Exchange | None, began: float, site: Site | None
-    ) -> None:
-        self.account = account
-        self.exchange = exchange
-        self.began = self.since = began
-        self.site = site
-        self.opened_at = 0.0
-        self.timed = True
-        self.told = False
-        self.record: Any = None
-        self.proxy: ReferenceType[Any] | None = None
+    account: Account
+    exchange: Exchange | None
+    since: float
+    site: Site | None
+    opened: float | None
+    proxy: ReferenceType[Any] | None = None
+    told = False
 
     @property
     def route(self) -> str:
@@ -160,7 +145,8 @@ class SQLAlchemy(Probe):
         # By identity of the pool, for every checkout; by what outlives the pool, for good.
         self._by_pool: dict[int, tuple[ReferenceType[Pool], Account]] = {}
         self._accounts: WeakKeyDictionary[Any, Account] = WeakKeyDictionary()
-        self._out: dict[int, Checkout] = {}
+        # By SQLAlchemy's record of the connection, of which there is one as long as it is out.
+        self._out: dict[Any, Checkout] = {}
         self._lock = threading.RLock()
         self._held_after: float | None = None
         self._missing: list[str] = []
@@ -184,10 +170,14 @@ class SQLAlchemy(Probe):
         for target, name, listener in (
             (Engine, "do_connect", self._opening),
             (Pool, "connect", self._opened),
-            (Pool, "checkin", self._checkin),
             (Pool, "detach", self._detach),
         ):
             self._listen(target, name, listener)
+        # To be told by the event takes as much again as what is done then.
+        if _parameters(_ConnectionRecord.checkin) == ("self", "_fairy_was_created"):
+            self._hooks.wrap(_ConnectionRecord, "checkin", self._around_checkin)
+        else:
+            self._listen(Pool, "checkin", lambda _connection, record: self._checkin(record))
         # SQLAlchemy's own events around a statement take 5 us, whatever their listeners do, and those of
         # a transaction's end come only before it. These private methods are around both; where a
         # release does not have one, what goes through it is not timed, and status() says so.
@@ -318,11 +308,11 @@ class SQLAlchemy(Probe):
     def _around_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
         hooks, begin, got, failed = self._hooks, self._begin, self._got, self._failed
 
-        def connect(pool: Pool, *args: Any, **options: Any) -> Any:
+        def connect(pool: Pool) -> Any:
             # `_acquiring` finds it by its name.
             checkout = begin(pool) if hooks.on else None
             try:
-                connection = original(pool, *args, **options)
+                connection = original(pool)
             except BaseException as error:
                 if checkout is not None:
                     failed(checkout, error)
@@ -331,8 +321,12 @@ class SQLAlchemy(Probe):
                 got(checkout, connection)
             return connection
 
+        def connect_with(pool: Pool, *args: Any, **options: Any) -> Any:
+            return self._around_connect(lambda pool: original(pool, *args, **options))(pool)
+
         self._acquires = connect.__code__
-        return connect
+        # To hand on what may come besides takes 0.1 us.
+        return connect if len(_parameters(original)) == 1 else connect_with
 
     def _begin(self, pool: Pool) -> Checkout | None:
         try:
@@ -342,9 +336,12 @@ class SQLAlchemy(Probe):
                 # It may be in a variable that nobody has looked at yet.
                 self.kit.look()
                 self._name(account)
-            site = None if self._held_after is None else call_site(FRAMES, INNER)
-            exchange = CURRENT.get()
-            checkout = Checkout(account, exchange, now := perf_counter(), site)
+            checkout = Checkout()
+            checkout.account = account
+            checkout.site = None if self._held_after is None else call_site(FRAMES, INNER)
+            checkout.exchange = exchange = CURRENT.get()
+            checkout.opened = None
+            checkout.since = now = perf_counter()
             if exchange is not None:
                 enter(exchange, "pool_wait", now)
             # Last: nothing can fail from here on and leave it waiting for ever.
@@ -356,28 +353,24 @@ class SQLAlchemy(Probe):
 
     def _got(self, checkout: Checkout, connection: Any) -> None:
         try:
-            account, exchange = checkout.account, checkout.exchange
+            account, exchange, opened = checkout.account, checkout.exchange, checkout.opened
             account.waiting.discard(checkout)
-            checkout.since = now = perf_counter()
-            opened = checkout.opened_at
+            now = perf_counter()
+            waited, checkout.since = now - checkout.since, now
             if exchange is not None:
                 leave(exchange, "db" if opened else "pool_wait", now)
             # The event "checkout" tells the record, too. But who has a listener for it goes a longer way
             # in SQLAlchemy, which takes as long as all that is done here.
             record = connection._connection_record
             # No public name; to make another one takes longer. Without it no leaks are seen.
-            proxy = getattr(record, "fairy_ref", None)
-            key = id(record)
-            before = self._out.get(key)
+            checkout.proxy = proxy = getattr(record, "fairy_ref", None)
+            before = self._out.get(record)
             if before is not None and proxy is not None and before.proxy is proxy:
                 # A SingletonThreadPool hands out again what the thread has: nobody waited for that.
                 return
+            self._out[record] = checkout
             account.server.reached = True
-            checkout.record = record
-            checkout.proxy = proxy
-            self._out[key] = checkout
-            if not opened and checkout.timed:
-                waited = now - checkout.began
+            if opened is None:
                 account.wait.observe(waited)
                 if waited >= LONG and exchange is not None:
                     self._tell_waited(checkout, waited, timed_out=False)
@@ -386,16 +379,16 @@ class SQLAlchemy(Probe):
 
     def _failed(self, checkout: Checkout, error: BaseException) -> None:
         try:
-            account, exchange = checkout.account, checkout.exchange
+            account, exchange, opened = checkout.account, checkout.exchange, checkout.opened
             account.waiting.discard(checkout)
             now = perf_counter()
-            leave(exchange, "db" if checkout.opened_at else "pool_wait", now)
-            if checkout.opened_at:
+            leave(exchange, "db" if opened else "pool_wait", now)
+            if opened:
                 return
             if isinstance(error, PoolTimeout):
                 account.timeouts.add()
-            if checkout.timed:
-                waited = now - checkout.began
+            if opened is None:
+                waited = now - checkout.since
                 account.wait.observe(waited)
                 if waited >= LONG and exchange is not None:
                     self._tell_waited(checkout, waited, timed_out=True)
@@ -417,12 +410,12 @@ class SQLAlchemy(Probe):
             if checkout is None:
                 return
             now = perf_counter()
-            if not checkout.opened_at:
+            if not checkout.opened:
                 checkout.account.waiting.discard(checkout)
-                checkout.account.wait.observe(now - checkout.began)
+                checkout.account.wait.observe(now - checkout.since)
                 leave(checkout.exchange, "pool_wait", now)
                 enter(checkout.exchange, "db", now)
-            checkout.opened_at = now
+            checkout.opened = now
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -431,20 +424,29 @@ class SQLAlchemy(Probe):
             checkout = self._acquiring()
             if checkout is None:
                 return
-            if checkout.opened_at:
-                checkout.account.create.observe(perf_counter() - checkout.opened_at)
+            if checkout.opened:
+                checkout.account.create.observe(perf_counter() - checkout.opened)
             else:
                 # The app's own ``creator`` opened it, and nothing told us when it began: the time
                 # cannot be divided into waiting and opening, so it is neither.
-                checkout.timed = False
+                checkout.opened = 0.0
         except Exception as error:
             contain(COMPONENT, error)
 
-    def _checkin(self, _connection: Any, record: Any) -> None:
+    def _around_checkin(self, original: Callable[..., None]) -> Callable[..., None]:
+        given_back = self._checkin
+
+        def checkin(record: Any, _fairy_was_created: bool = True) -> None:
+            given_back(record)
+            original(record, _fairy_was_created)
+
+        return checkin
+
+    def _checkin(self, record: Any) -> None:
         # Of a connection that was forgotten this is told by whatever made the collector run. The event
         # "reset" would tell of it, too, but SQLAlchemy makes an object for it each time.
         try:
-            checkout = self._out.pop(id(record), None)
+            checkout = self._out.pop(record, None)
             if checkout is None:
                 return
             proxy = checkout.proxy
@@ -476,7 +478,7 @@ class SQLAlchemy(Probe):
         # The connection goes on living without the pool; it will not be given back. An async one that
         # was forgotten is thrown away like this.
         try:
-            checkout = self._out.pop(id(record), None)
+            checkout = self._out.pop(record, None)
             if checkout is not None and checkout.leaked:
                 self._leaked(checkout)
         except Exception as error:
@@ -705,6 +707,10 @@ async def _ask_awaited(engine: AsyncEngine) -> None:
             raise
         async with engine.connect() as connection:
             await connection.execute(select(1))
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(signature(function).parameters)
 
 
 def _subject(obj: Any) -> Engine | Pool | None:
