@@ -57,8 +57,8 @@ attached, which is better than a wrong number."""
 ONCE = ExecuteStyle.EXECUTE
 """``context.executemany`` asks for the others, and takes 0.5 us for that."""
 
-INNER = 3
-"""Frames of ours when a connection is wanted: from the hook around ``Pool.connect`` to `call_site`."""
+INNER = 2
+"""Frames of ours when a connection is wanted: the hook around ``Pool.connect`` and `call_site`."""
 
 
 def probe(kit: Kit) -> Probe:
@@ -142,7 +142,7 @@ class SQLAlchemy(Probe):
         super().__init__(kit)
         self._hooks = Hooks()
         self._statements = Statements(kit.meters)
-        # By identity of the pool, for every checkout; by what outlives the pool, for good.
+        # By identity of a pool that has been asked, for every checkout; by what outlives it, for good.
         self._by_pool: dict[int, tuple[ReferenceType[Pool], Account]] = {}
         self._accounts: WeakKeyDictionary[Any, Account] = WeakKeyDictionary()
         # By SQLAlchemy's record of the connection, of which there is one as long as it is out.
@@ -166,18 +166,22 @@ class SQLAlchemy(Probe):
         every = settings.pools.server_limits
         self._asker = None if every is None else Asker(every)
         for owner in (Pool, SingletonThreadPool):
-            self._hooks.wrap(owner, "connect", self._around_connect)
+            # To hand on what may come besides takes 0.1 us.
+            plain = _parameters(owner, "connect") == ("self",)
+            around = self._around_connect if plain else self._around_connect_with
+            self._hooks.wrap(owner, "connect", around)
         for target, name, listener in (
             (Engine, "do_connect", self._opening),
             (Pool, "connect", self._opened),
             (Pool, "detach", self._detach),
         ):
             self._listen(target, name, listener)
-        # To be told by the event takes as much again as what is done then.
-        if _parameters(_ConnectionRecord.checkin) == ("self", "_fairy_was_created"):
+        # The event takes 0.3 us, whatever its listener does.
+        if _parameters(_ConnectionRecord, "checkin") == ("self", "_fairy_was_created"):
             self._hooks.wrap(_ConnectionRecord, "checkin", self._around_checkin)
         else:
-            self._listen(Pool, "checkin", lambda _connection, record: self._checkin(record))
+            told = self._around_checkin(lambda _record, _created: None)
+            self._listen(Pool, "checkin", lambda _connection, record: told(record))
         # SQLAlchemy's own events around a statement take 5 us, whatever their listeners do, and those of
         # a transaction's end come only before it. These private methods are around both; where a
         # release does not have one, what goes through it is not timed, and status() says so.
@@ -306,76 +310,81 @@ class SQLAlchemy(Probe):
         return end
 
     def _around_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        hooks, begin, got, failed = self._hooks, self._begin, self._got, self._failed
+        hooks, accounts, out = self._hooks, self._by_pool, self._out
 
+        # In one piece: two methods instead take 0.15 us.
         def connect(pool: Pool) -> Any:
             # `_acquiring` finds it by its name.
-            checkout = begin(pool) if hooks.on else None
+            checkout: Checkout | None = None
+            try:
+                if hooks.on:
+                    known = accounts.get(id(pool))
+                    account = self._first(pool) if known is None else known[1]
+                    checkout = Checkout()
+                    checkout.account = account
+                    checkout.site = None if self._held_after is None else call_site(FRAMES, INNER)
+                    checkout.exchange = exchange = CURRENT.get()
+                    checkout.opened = None
+                    checkout.since = now = perf_counter()
+                    if exchange is not None:
+                        enter(exchange, "pool_wait", now)
+                    # Last: nothing can fail from here on and leave it waiting for ever.
+                    account.waiting.add(checkout)
+            except Exception as error:
+                checkout = None
+                contain(COMPONENT, error)
             try:
                 connection = original(pool)
             except BaseException as error:
                 if checkout is not None:
-                    failed(checkout, error)
+                    self._failed(checkout, error)
                 raise
-            if checkout is not None:
-                got(checkout, connection)
+            if checkout is None:
+                return connection
+            try:
+                account.waiting.discard(checkout)
+                opened, now = checkout.opened, perf_counter()
+                waited, checkout.since = now - checkout.since, now
+                if exchange is not None:
+                    leave(exchange, "db" if opened else "pool_wait", now)
+                # The event "checkout" tells the record, too. But who has a listener for it goes a longer
+                # way in SQLAlchemy, which takes as long as all that is done here.
+                record = connection._connection_record
+                # No public name; to make another one takes longer. Without it no leaks are seen.
+                checkout.proxy = proxy = getattr(record, "fairy_ref", None)
+                before = out.get(record)
+                if before is not None and proxy is not None and before.proxy is proxy:
+                    # A SingletonThreadPool hands out again what the thread has: nobody waited for that.
+                    return connection
+                out[record] = checkout
+                account.server.reached = True
+                if opened is None:
+                    account.wait.observe(waited)
+                    if waited >= LONG and exchange is not None:
+                        self._tell_waited(checkout, waited, timed_out=False)
+            except Exception as error:
+                contain(COMPONENT, error)
             return connection
 
-        def connect_with(pool: Pool, *args: Any, **options: Any) -> Any:
+        self._acquires = connect.__code__
+        return connect
+
+    def _around_connect_with(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def connect(pool: Pool, *args: Any, **options: Any) -> Any:
             return self._around_connect(lambda pool: original(pool, *args, **options))(pool)
 
-        self._acquires = connect.__code__
-        # To hand on what may come besides takes 0.1 us.
-        return connect if len(_parameters(original)) == 1 else connect_with
+        return connect
 
-    def _begin(self, pool: Pool) -> Checkout | None:
-        try:
-            known = self._by_pool.get(id(pool))
-            account = self._account(_asking(pool)) if known is None else known[1]
-            if not account.name:
-                # It may be in a variable that nobody has looked at yet.
-                self.kit.look()
-                self._name(account)
-            checkout = Checkout()
-            checkout.account = account
-            checkout.site = None if self._held_after is None else call_site(FRAMES, INNER)
-            checkout.exchange = exchange = CURRENT.get()
-            checkout.opened = None
-            checkout.since = now = perf_counter()
-            if exchange is not None:
-                enter(exchange, "pool_wait", now)
-            # Last: nothing can fail from here on and leave it waiting for ever.
-            account.waiting.add(checkout)
-        except Exception as error:
-            contain(COMPONENT, error)
-            return None
-        return checkout
-
-    def _got(self, checkout: Checkout, connection: Any) -> None:
-        try:
-            account, exchange, opened = checkout.account, checkout.exchange, checkout.opened
-            account.waiting.discard(checkout)
-            now = perf_counter()
-            waited, checkout.since = now - checkout.since, now
-            if exchange is not None:
-                leave(exchange, "db" if opened else "pool_wait", now)
-            # The event "checkout" tells the record, too. But who has a listener for it goes a longer way
-            # in SQLAlchemy, which takes as long as all that is done here.
-            record = connection._connection_record
-            # No public name; to make another one takes longer. Without it no leaks are seen.
-            checkout.proxy = proxy = getattr(record, "fairy_ref", None)
-            before = self._out.get(record)
-            if before is not None and proxy is not None and before.proxy is proxy:
-                # A SingletonThreadPool hands out again what the thread has: nobody waited for that.
-                return
-            self._out[record] = checkout
-            account.server.reached = True
-            if opened is None:
-                account.wait.observe(waited)
-                if waited >= LONG and exchange is not None:
-                    self._tell_waited(checkout, waited, timed_out=False)
-        except Exception as error:
-            contain(COMPONENT, error)
+    def _first(self, pool: Pool) -> Account:
+        """The account of a pool that has not been asked before; called by the hook around that."""
+        account = self._account(_asking(pool))
+        if not account.name:
+            # It may be in a variable that nobody has looked at yet.
+            self.kit.look()
+            self._name(account)
+        key = id(pool)
+        self._by_pool[key] = (ref(pool, lambda _: self._by_pool.pop(key, None)), account)
+        return account
 
     def _failed(self, checkout: Checkout, error: BaseException) -> None:
         try:
@@ -434,33 +443,29 @@ class SQLAlchemy(Probe):
             contain(COMPONENT, error)
 
     def _around_checkin(self, original: Callable[..., None]) -> Callable[..., None]:
-        given_back = self._checkin
+        out = self._out
 
-        def checkin(record: Any, _fairy_was_created: bool = True) -> None:
-            given_back(record)
+        def checkin(record: Any, _fairy_was_created: bool = True) -> None:  # noqa: FBT001, FBT002
+            # Of a connection that was forgotten this is told by whatever made the collector run. The event
+            # "reset" would tell of it, too, but SQLAlchemy makes an object for it each time.
+            try:
+                checkout = out.pop(record, None)
+                if checkout is not None:
+                    proxy = checkout.proxy
+                    if proxy is not None and proxy() is None:
+                        self._leaked(checkout)
+                    else:
+                        account, held = checkout.account, perf_counter() - checkout.since
+                        account.use.observe(held)
+                        if account.waiting:
+                            account.returned = checkout.route, checkout.site
+                        if held >= LONG:
+                            _tell_held_idle(checkout, held)
+            except Exception as error:
+                contain(COMPONENT, error)
             original(record, _fairy_was_created)
 
         return checkin
-
-    def _checkin(self, record: Any) -> None:
-        # Of a connection that was forgotten this is told by whatever made the collector run. The event
-        # "reset" would tell of it, too, but SQLAlchemy makes an object for it each time.
-        try:
-            checkout = self._out.pop(record, None)
-            if checkout is None:
-                return
-            proxy = checkout.proxy
-            if proxy is not None and proxy() is None:
-                self._leaked(checkout)
-            else:
-                account, held = checkout.account, perf_counter() - checkout.since
-                account.use.observe(held)
-                if account.waiting:
-                    account.returned = checkout.route, checkout.site
-                if held >= LONG:
-                    _tell_held_idle(checkout, held)
-        except Exception as error:
-            contain(COMPONENT, error)
 
     def _tell_waited(self, checkout: Checkout, waited: float, *, timed_out: bool) -> None:
         """Whom the request waited for: who gave a connection back last, or has one the longest."""
@@ -503,8 +508,6 @@ class SQLAlchemy(Probe):
                 account.engine = ref(getattr(subject, "_proxied", subject))
                 account.described = _described(subject)
             account.pool = ref(pool)
-            key = id(pool)
-            self._by_pool[key] = (ref(pool, lambda _: self._by_pool.pop(key, None)), account)
             return account
 
     def _name(self, account: Account) -> None:
@@ -709,8 +712,12 @@ async def _ask_awaited(engine: AsyncEngine) -> None:
             await connection.execute(select(1))
 
 
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(signature(function).parameters)
+def _parameters(owner: type, name: str) -> tuple[str, ...]:
+    """What a method of that class takes; nothing if it has none, or does not tell."""
+    try:
+        return tuple(signature(vars(owner)[name]).parameters)
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 def _subject(obj: Any) -> Engine | Pool | None:

@@ -72,11 +72,11 @@ def test_a_decision_takes_three_calls() -> None:
 
 
 @pytest.mark.usefixtures("probes")
-def test_a_checkout_of_sqlalchemy_takes_eight_calls() -> None:
+def test_a_checkout_of_sqlalchemy_takes_five_calls() -> None:
     """With the checkin; two more where the wait is a part of a request."""
     engine = create_engine("sqlite://", poolclass=QueuePool)
 
-    check(lambda: engine.raw_connection().close(), outside=8, inside=10)
+    check(lambda: engine.raw_connection().close(), outside=5, inside=7)
     engine.dispose()
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from sqlalchemy.pool import (
     SingletonThreadPool,
     StaticPool,
 )
+from sqlalchemy.pool.base import _ConnectionRecord
 from starlette.testclient import TestClient
 
 from fastobs import _exchange, catalogue, watch
@@ -602,15 +604,6 @@ def test_a_request_sums_its_queries(url, observed, meters):
     engine.dispose()
 
 
-def _class_dicts() -> list[Any]:
-    return [
-        Pool.__dict__["connect"],
-        SingletonThreadPool.__dict__["connect"],
-        Connection.__dict__["_commit_impl"],
-        Connection.__dict__["_rollback_impl"],
-    ]
-
-
 def _broken(*_: Any, **__: Any) -> Any:
     raise RuntimeError
 
@@ -755,6 +748,78 @@ def test_what_a_newer_release_hands_on_besides_is_handed_on(probes, monkeypatch,
     probes.attach(load(None, {}))
 
     getattr(Connection, name)(SimpleNamespace(), "dialect", "context", newer=True)
+
+    assert seen == [{"newer": True}]
+
+
+def _takes_more(original: Callable[..., Any]) -> Callable[..., Any]:
+    def method(it: Any, *args: Any, **options: Any) -> Any:
+        return original(it, *args, **options)
+
+    return method
+
+
+class Opaque:
+    """A method that does not tell what it takes, like one that was compiled."""
+
+    def __init__(self, original: Callable[..., Any]) -> None:
+        self._original = original
+
+    __signature__ = "unknown"
+
+    def __get__(self, it: Any, _owner: type) -> Callable[..., Any]:
+        return partial(self._original, it)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self._original(*args, **options)
+
+
+@pytest.mark.parametrize("change", [_takes_more, Opaque])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Pool, "connect"), (SingletonThreadPool, "connect"), (_ConnectionRecord, "checkin")],
+)
+def test_what_takes_something_else_is_counted_as_well(
+    owner, name, change, url, probes, read, monkeypatch
+):
+    """A newer release, or somebody's wrapper: only the usual one has a shorter way."""
+    probes.detach()
+    monkeypatch.setattr(owner, name, change(vars(owner)[name]))
+    probes.attach(load(None, {}))
+    engines = [
+        create_engine(url, poolclass=kind, pool_logging_name=kind.__name__)
+        for kind in (QueuePool, SingletonThreadPool)
+    ]
+    for engine in engines:
+        with request("/leaky"):
+            engine.connect().close()
+            engine.raw_connection()
+            gc.collect()
+        engine.dispose()
+    probes.detach()
+
+    both = [(engine.pool.logging_name,) for engine in engines]
+    assert read(catalogue.POOL_WAIT) == dict.fromkeys(both, 2)
+    assert read(catalogue.POOL_CREATE) == dict.fromkeys(both, 1)
+    assert read(catalogue.POOL_USE) == dict.fromkeys(both, 1)
+    leaks = {(pool, "/leaky"): 1 for (pool,) in both}
+    assert read(catalogue.POOL_LEAKED) == {**{(pool, ""): 0 for (pool,) in both}, **leaks}
+
+
+def test_what_comes_besides_reaches_the_pool(engine, probes, monkeypatch):
+    """With a release whose pools are asked for something in particular."""
+    probes.detach()
+    seen = []
+    original = Pool.connect
+
+    def connect(pool: Pool, **options: Any) -> Any:
+        seen.append(options)
+        return original(pool)
+
+    monkeypatch.setattr(Pool, "connect", connect)
+    probes.attach(load(None, {}))
+    engine.pool.connect(newer=True).close()
+    probes.detach()
 
     assert seen == [{"newer": True}]
 
