@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +11,12 @@ from starlette.routing import BaseRoute, Host, Mount, Route
 from starlette.types import ASGIApp, Scope
 
 __all__ = ["Routes", "declared"]
+
+SEGMENT, SEGMENTS = "[^/]+", ".+"
+"""What a parameter may be."""
+
+ANY, END = object(), object()
+"""In a tree of templates: any segment, and what ends here."""
 
 
 class Routes:
@@ -26,6 +32,7 @@ class Routes:
         self._app = app
         self._table: dict[int, list[tuple[Any, str]]] = {}
         self._size = -1
+        self._tree = _Tree(())
 
     def template(self, scope: Scope) -> str:
         """The full declared template with router prefixes and mounts; empty when nothing matched.
@@ -64,9 +71,10 @@ class Routes:
         """The template that the path would have led to; empty if routing has looked, and found none."""
         if "router" in scope:
             return ""
-        if self._size < 0:
-            self._learn()
-        return _match((route for routes in self._table.values() for route in routes), scope)
+        routes = getattr(self._app, "routes", ())
+        if len(routes) != self._tree.size:
+            self._tree = _Tree(routes)
+        return self._tree.find(_path_of(scope))
 
     def _learn(self) -> None:
         # Routes are only ever added. Walking the tree is repeated when one was, not for each miss.
@@ -125,28 +133,87 @@ def _mount_path(route: Any) -> str:
     return _path(route).removesuffix("/{path}")
 
 
+def _path_of(scope: Scope) -> str:
+    """What is routed, without the proxy's prefix."""
+    proxy: str = scope.get("app_root_path", scope.get("root_path", ""))
+    path: str = scope["path"]
+    return path.removeprefix(proxy)
+
+
 def _first_match(candidates: list[tuple[Any, str]], scope: Scope) -> str:
     """Of several places where a route is mounted, the one that the request came through."""
-    return _match(candidates, scope) or (candidates[0][1] if candidates else "")
+    path = _path_of(scope)
+    for parameter in (SEGMENT, SEGMENTS):
+        for _, template in candidates:
+            if _pattern(template, parameter).fullmatch(path):
+                return template
+    return candidates[0][1] if candidates else ""
 
 
-def _match(candidates: Iterable[tuple[Any, str]], scope: Scope) -> str:
-    """The first template that the path fits; empty if there is none."""
-    proxy = scope.get("app_root_path", scope.get("root_path", ""))
-    path = scope["path"].removeprefix(proxy)
-    further = ""
-    for _, template in candidates:
-        near, far = _patterns(template)
-        if near.fullmatch(path):
-            return template
-        if not further and far.fullmatch(path):
-            further = template
-    return further
+class _Tree:
+    """Templates by the segments of their paths: routing looks at every route, which is too much here.
+
+    Routes of hosts are left out: whose host was asked is not looked at.
+
+    Attributes:
+        size: How many routes it was made of; they are only ever added.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self.size = len(routes)
+        self._root: dict[object, Any] = {}
+        # Those whose parameters are several segments, or parts of one: rank, template, what it begins
+        # with, and what its parameters are.
+        self._others: list[tuple[int, str, str, str]] = []
+        spans: dict[str, bool] = {}
+        for selected, template in declared(one for one in routes if not isinstance(one, Host)):
+            # What comes first knows the kinds of its parameters.
+            if template not in spans:
+                spans[template] = _spans(selected, template)
+        for rank, (template, several) in enumerate(spans.items()):
+            self._add(rank, template, several=several)
+
+    def _add(self, rank: int, template: str, *, several: bool) -> None:
+        segments = template.split("/")
+        if several or any("{" in part and not _is_parameter(part) for part in segments):
+            beginning = template.partition("{")[0]
+            self._others.append((rank, template, beginning, SEGMENTS if several else SEGMENT))
+            return
+        node = self._root
+        for part in segments:
+            node = node.setdefault(ANY if _is_parameter(part) else part, {})
+        node.setdefault(END, (rank, template))
+
+    def find(self, path: str) -> str:
+        """The template of the first route that this path fits; empty if there is none."""
+        nodes = [self._root]
+        for part in path.split("/"):
+            keys = (part, ANY) if part else (part,)
+            nodes = [node[key] for node in nodes for key in keys if key in node]
+        found = min((node[END] for node in nodes if END in node), default=(self.size, ""))
+        for rank, template, beginning, parameter in self._others:
+            if (
+                (rank < found[0] or not found[1])
+                and path.startswith(beginning)
+                and _pattern(template, parameter).fullmatch(path)
+            ):
+                return template
+        return found[1]
 
 
-@lru_cache(maxsize=4096)
-def _patterns(template: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Of paths in which each parameter is one segment, and of those in which it may be several."""
-    escaped = re.escape(template)
-    near, far = (re.sub(r"\\{[^}]*\\}", one, escaped) for one in ("[^/]+", ".+"))
-    return re.compile(near), re.compile(far)
+def _is_parameter(segment: str) -> bool:
+    return segment.startswith("{") and segment.find("}") == len(segment) - 1
+
+
+def _spans(selected: Any, template: str) -> bool:
+    """Whether a parameter may be several segments."""
+    convertors = getattr(selected, "param_convertors", None)
+    if convertors is None:
+        # Of a mounted app everything below it.
+        return template.endswith("/{path}")
+    return any(re.fullmatch(one.regex, "a/b") for one in convertors.values())
+
+
+@lru_cache(maxsize=1024)
+def _pattern(template: str, parameter: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\\{[^}]*\\}", parameter, re.escape(template)))

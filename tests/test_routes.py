@@ -154,7 +154,7 @@ async def test_a_route_that_is_added_later_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "template"),
+    ("asked_for", "template"),
     [
         ("/direct/1", "/direct/{d}"),
         ("/api/v1/in/y/1", "/api/v1/in/y/{k}"),
@@ -162,20 +162,40 @@ async def test_a_route_that_is_added_later_is_found() -> None:
         ("/star/m/1/leaf/2", "/star/m/{b}/leaf/{c}"),
         ("/static/a/b.css", "/static/{path}"),
         ("/proxy/direct/1", "/direct/{d}"),
+        ("/files/a/b", "/files/{f}"),
+        ("/files/own", "/files/own"),
+        ("/late/own", "/late/{f}"),
+        ("/v2.json", "/{name}.json"),
+        ("/a/b.json", ""),
+        ("/r/of-a-host", ""),
         ("/nothing", ""),
         ("/direct", ""),
+        ("/direct/", ""),
+        ("/direct/1/2", ""),
     ],
 )
 def test_what_was_answered_before_routing_has_the_route_that_was_asked_for(
-    path: str, template: str, tmp_path: Path
+    asked_for: str, template: str, tmp_path: Path
 ) -> None:
     """As by a middleware; behind a proxy, too. What routing has looked for in vain has none."""
     app = shop(tmp_path)
-    asked = {**scope(path), "root_path": "/proxy" if "proxy" in path else ""}
+    for path in ("/files/own", "/files/{f:path}", "/late/{f:path}", "/late/own", "/{name}.json"):
+        app.router.add_route(path, plain)
+    asked = {**scope(asked_for), "root_path": "/proxy" if "proxy" in asked_for else ""}
     routes = Routes(app)
 
     assert routes.template(asked) == routes.template(asked) == template
     assert routes.template({**asked, "router": app.router}) == ""
+
+
+def test_what_was_answered_before_routing_may_have_a_route_that_was_added_later() -> None:
+    """The routes are looked at again when there are more."""
+    app = FastAPI()
+    routes = Routes(app)
+    assert routes.template(scope("/late/1")) == ""
+
+    app.get("/late/{l}")(lambda l: l)  # noqa: E741
+    assert routes.template(scope("/late/1")) == "/late/{l}"
 
 
 def test_what_is_no_application_has_no_routes() -> None:
