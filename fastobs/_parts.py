@@ -379,7 +379,11 @@ def account(exchange: Exchange) -> Mapping[str, float]:
     Nothing if it is not to be told.
     """
     parts = exchange.parts
-    if isinstance(parts, Parts) and parts is not OFF:
+    if type(parts) is Parts and not parts._locked and not parts._open:
+        # Nothing goes on and nobody holds anything: as in `enter`.
+        parts._locked = 1
+        parts._settled = True
+    elif isinstance(parts, Parts) and parts is not OFF:
         parts.settle(exchange.started + exchange.duration)
     return NO_PARTS if isinstance(parts, Off) else _completed(parts, exchange.duration)
 

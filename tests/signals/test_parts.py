@@ -132,12 +132,18 @@ def test_the_watchdog_writes_while_threads_do(exchange: Exchange) -> None:
     assert "unaccounted" not in told
 
 
-@pytest.mark.parametrize("function", [enter, leave])
-def test_nobody_comes_in_between(function: Callable[..., None]) -> None:
+@pytest.mark.parametrize(
+    ("function", "first", "last"),
+    [(enter, "_since", None), (leave, "_since", None), (account, "_locked", "_settled")],
+)
+def test_nobody_comes_in_between(
+    function: Callable[..., None], first: str, last: str | None
+) -> None:
     """Where it is done without the lock nothing is called or jumps back: no thread is switched there."""
     steps = list(get_instructions(function))
-    begins = next(at for at, step in enumerate(steps) if step.argval == "_since")
-    names = [step.opname for step in steps[begins:]]
+    touched = [step.argval for step in steps]
+    begins, ends = touched.index(first), touched.index(last) + 1 if last else len(steps)
+    names = [step.opname for step in steps[begins:ends]]
 
     assert "STORE_ATTR" in names
     assert [name for name in names if "CALL" in name or "BACKWARD" in name] == []
@@ -195,15 +201,19 @@ def test_a_section_may_be_called_unaccounted(exchange: Exchange) -> None:
     assert account(closed(exchange, 4.0)) == {"unaccounted": 4}
 
 
-def test_what_begins_after_the_end_is_not_the_requests(exchange: Exchange) -> None:
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_what_begins_after_the_end_is_not_the_requests(exchange: Exchange, goes_on: bool) -> None:
     """A thread that looked just before it was closed."""
     enter(exchange, "db", 10)
+    if not goes_on:
+        leave(exchange, "db", 14)
     parts = exchange.parts
     assert isinstance(parts, Parts)
     account(closed(exchange, 4.0))
     parts.enter("thread", 15)
     parts.leave("thread", 16)
 
+    assert parts._locked
     assert parts == {"db": 4}
 
 
