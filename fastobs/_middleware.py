@@ -163,11 +163,20 @@ class Middleware:
             # garbage collector, which costs more than all the rest of this module.
             scope.pop("fastobs", None)
             passage.exception = None
-            for leave in passage.leaving:
-                try:
-                    leave()
-                except Exception as error:
-                    contain("request", error)
+            if passage.leaving:
+                for leave in passage.leaving:
+                    try:
+                        leave()
+                    except Exception as error:
+                        contain("request", error)
+                passage.leaving = []
+            # Some hold an exchange for longer: a connection that is out, the context of a task that lives
+            # on. What the app has forgotten, such as a session in the state of its request, would stay
+            # with it, and with that session its connection.
+            if passage._route is None:
+                passage._route = passage.route
+            passage.scope = passage._routed = {"path": scope["path"]}
+            passage.inward, passage.outward = _nothing_comes, _nothing_goes
 
     def _elsewhere(self, path: str) -> ASGIApp | None:
         """Who answers a path that is one of our pages, or excluded by its beginning."""
@@ -351,6 +360,17 @@ class Passage(Exchange):
                 finish(self)
             except Exception as error:
                 contain(_name(finish), error)
+
+
+async def _nothing_comes() -> Message:
+    """In the place of the server's, for whoever asks when the app has returned."""
+    return {"type": "http.disconnect"}
+
+
+async def _nothing_goes(message: Message) -> None:
+    """Likewise; as ASGI has it for a client that has gone."""
+    msg = f"{message['type']} came after the app had returned."
+    raise OSError(msg)
 
 
 class Inmost:

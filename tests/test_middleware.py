@@ -6,8 +6,10 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 from fastapi import BackgroundTasks, FastAPI, HTTPException, Request, WebSocket
@@ -653,3 +655,60 @@ async def test_other_kinds_of_scope_are_passed_on() -> None:
     await around(app)({"type": "webtransport"}, None, None)  # type: ignore[arg-type]
 
     assert seen == ["webtransport"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answers", [True, False])
+async def test_an_exchange_that_is_over_keeps_nothing_of_the_apps(
+    answers: bool, told: Told, contained_errors: None
+) -> None:
+    """Neither its state nor the server's functions, which have the scope, too; what it is called stays."""
+
+    class Session:
+        pass
+
+    sessions = []
+    app = FastAPI()
+
+    @app.get("/items/{item}")
+    async def look(request: Request) -> str:
+        request.state.session = Session()
+        sessions.append(ref(request.state.session))
+        if not answers:
+            raise ZeroDivisionError
+        return "ok"
+
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        async def goes(message: Message) -> None:
+            await send(message)
+            assert scope
+
+        await around(app, told)(scope, receive, goes)
+
+    with suppress(ZeroDivisionError):
+        await call(server, "/items/3")
+    gc.collect()
+
+    (session,) = sessions
+    assert session() is None
+    assert (told.only.route, told.only.path) == ("/items/{item}", "/items/3")
+    assert told.only.error_type == ("" if answers else "ZeroDivisionError")
+
+
+@pytest.mark.anyio
+async def test_what_comes_after_the_app_has_returned_is_as_if_the_client_had_gone() -> None:
+    """Whoever has kept the functions of a request may still call them."""
+    kept: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        kept.extend((receive, send))
+        await answer_ok(scope, receive, send)
+
+    await call(around(app))
+    receive, send = kept
+
+    assert await receive() == {"type": "http.disconnect"}
+    with pytest.raises(OSError, match="after the app had returned"):
+        await send({"type": "http.response.body", "body": b"more"})
+    with pytest.raises(OSError, match="after the app had returned"):
+        await send({"type": "http.response.start", "status": 200, "headers": []})

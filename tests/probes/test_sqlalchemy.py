@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import (
     DisconnectionError,
@@ -242,6 +242,27 @@ def test_a_leak_is_counted_for_the_route_that_leaked(engine, probes, read):
     assert read(catalogue.POOL_LEAKED) == {("shop", ""): 0, ("shop", "/leaky"): 1}
     assert read(catalogue.POOL_COUNT)["shop", "used"] == 0
     assert read(catalogue.POOL_USE) == {("shop",): 0}
+
+
+def test_what_a_request_forgot_in_its_state_is_a_leak_and_comes_back(url, observed, read):
+    """We know by which route it is held, and do not keep it from being collected."""
+    engine = create_engine(url, pool_size=1, max_overflow=0, pool_timeout=0, pool_logging_name="p")
+    app = FastAPI()
+
+    @app.get("/leaky")
+    async def forget(request: Request) -> None:
+        request.state.connection = engine.connect()
+
+    observed(app)
+    statuses = []
+    with TestClient(app) as client:
+        for _ in range(3):
+            statuses.append(client.get("/leaky").status_code)
+            gc.collect()
+
+    assert statuses == [200] * 3
+    assert read(catalogue.POOL_LEAKED)["p", "/leaky"] == 3
+    engine.dispose()
 
 
 def test_a_shared_connection_is_no_leak(url, probes, read):
