@@ -113,7 +113,8 @@ class Middleware:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
-        path: str = scope["path"]
+        asked_for: str = scope["path"]
+        path = asked_for
         if root := scope.get("root_path"):
             path = path.removeprefix(root)
         if path.startswith(self._special) and (other := self._elsewhere(path)) is not None:
@@ -175,7 +176,7 @@ class Middleware:
             # with it, and with that session its connection.
             if passage._route is None:
                 passage._route = passage.route
-            passage.scope = passage._routed = {"path": scope["path"]}
+            passage.scope = passage._routed = {"path": asked_for}
             passage.inward, passage.outward = _nothing_comes, _nothing_goes
 
     def _elsewhere(self, path: str) -> ASGIApp | None:
