@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from alerts.thresholds import Thresholds
 from fastobs.catalogue import (
+    CLIENT_MAX,
     CLIENT_OPEN,
+    CLIENT_PENDING,
     CLIENT_QUEUE,
     DB_DURATION,
     DB_OPERATION,
@@ -190,6 +192,16 @@ def clients(limits: Thresholds) -> list[Chart]:
             query(
                 total(gauge(CLIENT_OPEN, *SCOPE), by=["client", state]),
                 f"{{{{client}}}}, {{{{{state}}}}}",
+                maybe_empty=none_watched,
+            ),
+            query(
+                total(gauge(CLIENT_MAX, *SCOPE), by=["client"]),
+                "{{client}}, at most",
+                maybe_empty=none_watched,
+            ),
+            query(
+                total(gauge(CLIENT_PENDING, *SCOPE), by=["client"]),
+                "{{client}}, waiting for one",
                 maybe_empty=none_watched,
             ),
             unit="short",

@@ -259,6 +259,22 @@ CLIENT_OPEN = Metric(
     per_worker=True,
     limit=200,
 )
+CLIENT_MAX = Metric(
+    "fastobs_http_client_max_connections",
+    "gauge",
+    "Most connections that an outgoing HTTP client may have open.",
+    ("client",),
+    per_worker=True,
+    limit=100,
+)
+CLIENT_PENDING = Metric(
+    "fastobs_http_client_pending_requests",
+    "gauge",
+    "Outgoing requests that wait for a connection now.",
+    ("client",),
+    per_worker=True,
+    limit=100,
+)
 CLIENT_QUEUE = Metric(
     "http_client_request_time_in_queue_seconds",
     "histogram",
@@ -553,6 +569,8 @@ POOLS = Family(
         DB_DURATION,
         DB_REPEATED,
         CLIENT_OPEN,
+        CLIENT_MAX,
+        CLIENT_PENDING,
         CLIENT_QUEUE,
     ),
 )

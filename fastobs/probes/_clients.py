@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -82,6 +82,18 @@ class Clients(Probe, ABC):
         for name, (active, idle) in counts.items():
             yield Reading(catalogue.CLIENT_OPEN, ("active", name), active)
             yield Reading(catalogue.CLIENT_OPEN, ("idle", name), idle)
+        yield from self._sizes(counts)
+
+    def _sizes(self, names: Collection[str]) -> Iterator[Reading]:
+        """How many connections there may be, and how many requests wait for one, as far as is known."""
+        sizes: dict[tuple[catalogue.Metric, str], int] = {}
+        for obj, client in self._all():
+            if client.name in names:
+                for metric, size in self._room(obj):
+                    key = metric, client.name
+                    sizes[key] = sizes.get(key, 0) + size
+        for (metric, name), size in sizes.items():
+            yield Reading(metric, (name,), size)
 
     def status(self) -> Iterator[tuple[str, str]]:
         for obj, client in self._all():
@@ -95,6 +107,10 @@ class Clients(Probe, ABC):
     @abstractmethod
     def _connections(self, obj: Any) -> tuple[int, int] | None:
         """A client's active and idle connections; None if it has no pool that we know."""
+
+    @abstractmethod
+    def _room(self, obj: Any) -> Iterator[tuple[catalogue.Metric, int]]:
+        """The most connections of a client, and its requests that wait for one."""
 
     def _used(self, obj: Any) -> Client:
         """A client is about to send a request."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from aiohttp import ClientResponse, ClientSession, TraceConfig
 
+from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs._exchange import CURRENT, Exchange
 from fastobs._parts import Parts, enter, leave
@@ -60,6 +61,16 @@ class AIOHTTP(Clients):
         if acquired is None or kept is None:
             return None
         return len(acquired), sum(map(len, list(kept.values())))
+
+    def _room(self, obj: ClientSession) -> Iterator[tuple[catalogue.Metric, int]]:
+        connector = obj.connector
+        # 0 is no limit.
+        if connector is not None and connector.limit:
+            yield catalogue.CLIENT_MAX, connector.limit
+        # No public name: by address, who waits.
+        waiters = getattr(connector, "_waiters", None)
+        if waiters is not None:
+            yield catalogue.CLIENT_PENDING, sum(map(len, list(waiters.values())))
 
     def _config(self) -> TraceConfig:
         config = TraceConfig()

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
+from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs._exchange import CURRENT, Exchange
 from fastobs._parts import Parts, enter, leave
@@ -101,6 +102,18 @@ class HTTPX(Clients):
         held = [one for pool in pools for one in pool.connections if not one.is_closed()]
         idle = sum(one.is_idle() for one in held)
         return len(held) - idle, idle
+
+    def _room(self, obj: Any) -> Iterator[tuple[catalogue.Metric, int]]:
+        with self._lock:
+            pools = list(self._pools.get(obj, ()))
+        for pool in pools:
+            # No public names.
+            most = getattr(pool, "_max_connections", sys.maxsize)
+            if most < sys.maxsize:
+                yield catalogue.CLIENT_MAX, most
+            requests = getattr(pool, "_requests", None)
+            if requests is not None:
+                yield catalogue.CLIENT_PENDING, sum(one.is_queued() for one in list(requests))
 
     # What follows runs within the app's calls: it must not raise.
 

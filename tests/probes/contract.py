@@ -759,6 +759,25 @@ class ClientContract(Named):
             assert read(catalogue.CLIENT_OPEN) == {("active", "shop"): 0, ("idle", "shop"): 1}
 
     @pytest.mark.anyio
+    async def test_there_is_room_for_so_many_and_others_wait(
+        self, place: str, server: Upstream, attach: Any, read: Read
+    ) -> None:
+        """Now; afterwards nobody does."""
+        async with self.made(place) as it:
+            attach()
+            self.call(it, "shop")
+            held = asyncio.create_task(self.get(it, "/hold"))
+            await until(lambda: server.holding)
+            before = read(catalogue.CLIENT_PENDING)
+            waiting = asyncio.create_task(self.get(it, "/"))
+            await until(lambda: read(catalogue.CLIENT_PENDING) == {("shop",): 1})
+            server.release.set()
+            await asyncio.gather(held, waiting)
+
+            assert before == read(catalogue.CLIENT_PENDING) == {("shop",): 0}
+            assert read(catalogue.CLIENT_MAX) == {("shop",): 1}
+
+    @pytest.mark.anyio
     async def test_waiting_in_vain_is_waiting(
         self, place: str, server: Upstream, attach: Any, read: Read
     ) -> None:
