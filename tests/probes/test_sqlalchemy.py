@@ -798,7 +798,12 @@ class Opaque:
 @pytest.mark.parametrize("change", [_takes_more, Opaque])
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(Pool, "connect"), (SingletonThreadPool, "connect"), (_ConnectionRecord, "checkin")],
+    [
+        (Pool, "connect"),
+        (SingletonThreadPool, "connect"),
+        (_ConnectionRecord, "checkin"),
+        (Connection, "_exec_single_context"),
+    ],
 )
 def test_what_takes_something_else_is_counted_as_well(
     owner, name, change, url, probes, read, monkeypatch
@@ -813,7 +818,8 @@ def test_what_takes_something_else_is_counted_as_well(
     ]
     for engine in engines:
         with request("/leaky"):
-            engine.connect().close()
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
             engine.raw_connection()
             gc.collect()
         engine.dispose()
@@ -823,6 +829,7 @@ def test_what_takes_something_else_is_counted_as_well(
     assert read(catalogue.POOL_WAIT) == dict.fromkeys(both, 2)
     assert read(catalogue.POOL_CREATE) == dict.fromkeys(both, 1)
     assert read(catalogue.POOL_USE) == dict.fromkeys(both, 1)
+    assert read(catalogue.DB_DURATION) == {("sqlite", "SELECT", ""): 2, ROLLBACK: 2}
     leaks = {(pool, "/leaky"): 1 for (pool,) in both}
     assert read(catalogue.POOL_LEAKED) == {**{(pool, ""): 0 for (pool,) in both}, **leaks}
 
