@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -59,3 +60,14 @@ def test_everything_that_the_page_shows_is_tried() -> None:
     """A block that is not named could say anything."""
     assert BLOCKS.keys() == {"row", FILE, TEST}
     assert PAGE.read_text().count("```") == 2 * len(BLOCKS)
+
+
+@pytest.mark.parametrize("file", [FILE, TEST])
+def test_its_code_would_pass_the_linter(file: str) -> None:
+    """Who follows the page is not stopped by the first check."""
+    command = [sys.executable, "-m", "ruff", "check", "--quiet", f"--stdin-filename={file}", "-"]
+    done = subprocess.run(
+        command, cwd=ROOT, input=BLOCKS[file], capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout + done.stderr == ""
