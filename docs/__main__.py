@@ -117,7 +117,8 @@ def supported_page() -> str:
     lines += [
         "",
         f"Of functions that count themselves, async-lru {releases('async_lru')} and cachebox",
-        f"{releases('cachebox')} are tested with.",
+        f"{releases('cachebox')} are tested with. A cache of cachebox that the app asks by hand tells nothing;",
+        "`fastobs.cache(name)` around it does.",
         "",
         f"fastobs itself is tested with FastAPI {releases('fastapi')}, Starlette {releases('starlette')} and",
         f"the OpenTelemetry SDK {releases('opentelemetry-sdk')}. `make oldest` repeats the tests of the adapters",

@@ -44,13 +44,18 @@ class CachedFunctions(Probe):
     counted, too), so there is nothing to tell about evictions, load time or stampedes.
     """
 
-    # Those that an object of the app's holds; functions and classes of modules are walked here.
-    kinds = (_lru_cache_wrapper,)
-
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)
         self._entries: dict[int, Entry] = {}
         self._seen = -1
+        # Caches of cachebox in variables, by name; they take no weak references.
+        self._mute: dict[str, int] = {}
+
+    @property
+    def kinds(self) -> tuple[type, ...]:
+        # Those that an object of the app's holds; functions and classes of modules are walked here.
+        mute = getattr(sys.modules.get("cachebox"), "BaseCacheImpl", None)
+        return (_lru_cache_wrapper,) if mute is None else (_lru_cache_wrapper, mute)
 
     def watch(self, obj: Any, name: str | None) -> bool:
         if not _counts_itself(obj):
@@ -61,7 +66,9 @@ class CachedFunctions(Probe):
         return True
 
     def found(self, obj: Any, name: str) -> None:
-        if of_the_app(obj.__module__):
+        if not _counts_itself(obj):
+            self._mute[name] = id(obj)
+        elif of_the_app(obj.__module__):
             self._entry(obj, _declared(obj))
         elif not _is_import(obj):
             # A function of somebody else's that the app caches.
@@ -83,6 +90,14 @@ class CachedFunctions(Probe):
                     f"cached function ({_library(function)})",
                 )
 
+    def unwatchable(self) -> Iterator[tuple[str, str]]:
+        functions = [entry.obj() for entry in list(self._entries.values())]
+        counted = {id(getattr(function, "cache", None)) for function in functions}
+        for name, cache in self._mute.items():
+            if cache not in counted:
+                line = f'value = probe(cache.get(key)), with probe = fastobs.cache("{name}")'
+                yield name, f"cachebox only counts for cached functions; write {line}"
+
     def _walk(self) -> None:
         """Look for cached functions and methods in the app's modules, if there is something new."""
         modules = [module for name, module in list(sys.modules.items()) if of_the_app(name)]
@@ -100,6 +115,10 @@ class CachedFunctions(Probe):
 
     def _walk_class(self, cls: type) -> None:
         for name, value in list(vars(cls).items()):
+            if isinstance(value, type):
+                if value.__qualname__ == f"{cls.__qualname__}.{name}":
+                    self._walk_class(value)
+                continue
             # Static and class methods, and properties.
             function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
             if _counts_itself(function):

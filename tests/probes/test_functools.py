@@ -52,6 +52,10 @@ class Prices:
     @lru_cache
     def currency(self): return "EUR"
 
+    class Old:
+        @lru_cache
+        def of(self, item): return item
+
     def __init__(self): self.mine = lru_cache(maxsize=5)(self._mine)
     def _mine(self, item): return item
 
@@ -98,6 +102,7 @@ def test_cached_functions_of_the_apps_modules_are_found(
         ("Prices.all",),
         ("Prices.currency",),
         ("Prices._mine",),
+        ("Prices.Old.of",),
         ("loads",),
     }
 
@@ -203,6 +208,19 @@ def test_cachebox_is_asked_like_it(probes: Probes, read: Read) -> None:
     } == {("plain",): 2}
     assert read(catalogue.CACHE_ENTRIES)["heavy",] == 2
     assert "  plain: cached function (cachebox)" in probes.status()
+
+
+def test_a_cache_of_cachebox_that_is_used_by_hand_has_a_line(
+    app_module: Any, probes: Probes
+) -> None:
+    """It cannot be watched; one behind a cached function is."""
+    app_module.users, app_module.prices = cachebox.LRUCache(2), cachebox.LRUCache(2)
+    app_module.price = cachebox.cached(app_module.prices)(lambda number: number)
+    watch(app_module.price, name="price")
+
+    _, _, missing = probes.status().partition("found, but not watched")
+    assert 'probe = fastobs.cache("cached_app.users")' in missing
+    assert "cached_app.prices" not in missing
 
 
 def test_a_closure_is_watched_by_hand(probes: Probes, read: Read) -> None:
