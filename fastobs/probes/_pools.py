@@ -208,7 +208,7 @@ class Pools(Probe, ABC):
         account.variable = account.variable or name
 
     def read(self) -> Iterator[Reading]:
-        out = list(self._out.values())
+        out = self._leases()
         if self.held_after is not None:
             tell_held(self.kit.tell, out, after=self.held_after)
         self._ask_servers()
@@ -263,6 +263,10 @@ class Pools(Probe, ABC):
     def _limit(self, pool: Any) -> Question | None:  # noqa: ARG002
         """Asks its server for the most connections; None if it is not to be asked."""
         return None
+
+    def _leases(self) -> list[Lease]:
+        """Of all connections that are out."""
+        return list(self._out.values())
 
     def _ask_servers(self) -> None:
         if self._asker is not None:
@@ -393,8 +397,12 @@ class Pools(Probe, ABC):
         lease.since = now
         lease.account.server.reached = True
         if key not in self._alive:
-            self._alive[key] = ref(connection, lambda _: self._gone(key))
+            self._seen(key, connection)
         self._out[key] = lease
+
+    def _seen(self, key: int, connection: Any) -> None:
+        """The connection is handed out for the first time."""
+        self._alive[key] = ref(connection, lambda _: self._gone(key))
 
     def _gone(self, key: int) -> None:
         self._alive.pop(key, None)

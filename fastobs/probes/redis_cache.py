@@ -25,7 +25,7 @@ from fastobs.config import Settings
 
 from . import ADAPTERS, Kit, Probe
 from ._caches import Tally
-from ._replies import OBSERVERS
+from ._replies import OBSERVERS, Observer
 from ._templates import Templates
 
 __all__ = ["RedisCaches", "probe"]
@@ -140,21 +140,20 @@ class RedisCaches(Probe):
         self._blind = False
         self._acts = {
             "GET": self._get,
-            "MGET": self._mget,
-            "SET": self._set,
-            "SETEX": self._setex,
-            "PSETEX": self._setex,
-            **dict.fromkeys(STATE, self._state),
+            "MGET": _contained(self._mget),
+            "SET": _contained(self._set),
+            "SETEX": _contained(self._setex),
+            "PSETEX": _contained(self._setex),
+            **dict.fromkeys(STATE, _contained(self._state)),
         }
 
     def attach(self, settings: Settings) -> None:
         self._blind = settings.pools is None
-        if self._hear not in OBSERVERS:
-            OBSERVERS.append(self._hear)
+        OBSERVERS.update(self._acts)
 
     def detach(self) -> None:
-        if self._hear in OBSERVERS:
-            OBSERVERS.remove(self._hear)
+        for name in self._acts:
+            OBSERVERS.pop(name, None)
         self._forget()
 
     def read(self) -> Iterator[Reading]:
@@ -200,31 +199,39 @@ class RedisCaches(Probe):
 
     # What follows runs within the app's calls: it must not raise.
 
-    def _hear(self, name: str, args: Sequence[Any], reply: Any, took: float) -> None:
-        act = self._acts.get(name)
-        if act is None or len(args) < 2:
-            return
+    def _get(self, args: Sequence[Any], reply: Any, took: float) -> None:  # noqa: ARG002
+        # What is asked for most of the time, and so contains its own errors.
         try:
-            act(args, reply, took)
+            if len(args) < 2:
+                return
+            key = args[1]
+            if type(key) is str:
+                # As `_suspect` does it, without the calls.
+                head, _, last = key.rpartition(":")
+                if "/" in last or "|" in last:
+                    head = ""
+                suspect = self._by_head.get(head) or self._by_key.get(hash(key))
+                if suspect is None:
+                    suspect = self._learn(key, head)
+            else:
+                suspect = self._suspect(key)
+            if suspect.never:
+                return
+            if reply is None:
+                suspect.tally.misses.add()
+                _missed((Miss(hash(key), perf_counter()),))
+            elif not isinstance(reply, BaseException):
+                hits = suspect.tally.hits
+                hits.cells[hits.at] += 1.0
+            elif isinstance(reply, UNREACHABLE):
+                # Any other may be that of another command in the same pipeline.
+                suspect.tally.errors.add()
+            else:
+                return
+            if suspect.folded:
+                self._overflowed()
         except Exception as error:
             contain(COMPONENT, error)
-
-    def _get(self, args: Sequence[Any], reply: Any, took: float) -> None:  # noqa: ARG002
-        suspect = self._suspect(args[1])
-        if suspect.never:
-            return
-        if reply is None:
-            suspect.tally.misses.add()
-            _missed((Miss(hash(args[1]), perf_counter()),))
-        elif not isinstance(reply, BaseException):
-            suspect.tally.hits.add()
-        elif isinstance(reply, UNREACHABLE):
-            # Any other may be that of another command in the same pipeline.
-            suspect.tally.errors.add()
-        else:
-            return
-        if suspect.folded:
-            self._overflowed()
 
     def _mget(self, args: Sequence[Any], reply: Any, took: float) -> None:
         keys = args[1:]
@@ -285,14 +292,7 @@ class RedisCaches(Probe):
         self._suspect(args[1]).never = True
 
     def _suspect(self, key: Any) -> Suspect:
-        if type(key) is str:
-            # What `_head` would say, without a call.
-            head: str | bytes
-            head, _, last = key.rpartition(":")
-            if "/" in last or "|" in last:
-                head = ""
-        else:
-            head = _head(key)
+        head = _head(key)
         return self._by_head.get(head) or self._by_key.get(hash(key)) or self._learn(key, head)
 
     def _learn(self, key: Any, head: str | bytes) -> Suspect:
@@ -318,6 +318,20 @@ class RedisCaches(Probe):
     def _forget(self) -> None:
         self._by_key.clear()
         self._by_head.clear()
+
+
+def _contained(act: Observer) -> Observer:
+    """What is done with a command that has a key."""
+
+    def heard(args: Sequence[Any], reply: Any, took: float) -> None:
+        if len(args) < 2:
+            return
+        try:
+            act(args, reply, took)
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    return heard
 
 
 def _missed(misses: Sequence[Miss]) -> None:

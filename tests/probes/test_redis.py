@@ -26,9 +26,11 @@ from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.probes import _operations
 from fastobs.probes._replies import OBSERVERS
+from fastobs.probes.redis import RedisProbe
 from tests.driving import Clock, scope
 from tests.parts import PATIENCE
 from tests.probes.contract import SECRET, PoolContract
+from tests.probes.gate import Gate
 from tests.probes.turns import STEP, take_turns
 from tests.probes.waiting import until
 
@@ -76,16 +78,12 @@ def request(route: str) -> Iterator[Exchange]:
 
 
 @pytest.fixture
-def told() -> Iterator[list[Any]]:
-    """What an observer is told."""
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What an observer is told: the name for which it is there, and the rest."""
     told: list[Any] = []
-
-    def observer(*args: Any) -> None:
-        told.append(args)
-
-    OBSERVERS.append(observer)
-    yield told
-    OBSERVERS.remove(observer)
+    for name in ("GET", "SET", "LPUSH", "PING", "NOSUCH", "WATCH"):
+        monkeypatch.setitem(OBSERVERS, name, lambda *args, name=name: told.append((name, *args)))
+    return told
 
 
 def total(meters: Meters, metric: catalogue.Metric, label: str) -> float:
@@ -252,11 +250,12 @@ def unused() -> int:
     return 1
 
 
+@pytest.mark.parametrize("kind", ASYNC)
 async def test_a_server_that_hangs_up_leaves_nothing_behind(
-    redis_url: str, redis_server: Any, probes: Any, read: Read
+    kind: Any, redis_url: str, redis_server: Any, probes: Any, read: Read
 ) -> None:
     """The lost connection is opened again, and both openings are counted."""
-    async with async_client_of(redis_url) as client:
+    async with async_client_of(redis_url, kind) as client:
         await client.ping()
         await asyncio.to_thread(redis_server.command, "CLIENT", "KILL", "TYPE", "normal")
         # Perhaps the pool notices, perhaps the command does.
@@ -271,17 +270,186 @@ async def test_a_server_that_hangs_up_leaves_nothing_behind(
         assert read(catalogue.POOL_USE)["small",] == 3
 
 
+@pytest.mark.parametrize("kind", SYNC)
 def test_a_connection_that_is_lost_while_it_is_out_is_opened_again(
-    redis_url: str, probes: Any, read: Read
+    kind: Any, redis_url: str, clock: Clock, meters: Meters, read: Read
 ) -> None:
     """Nobody asks the pool for it, and it is counted all the same."""
-    with client_of(redis_url) as client:
+    with client_of(redis_url, kind) as client:
+        client.ping()
         connection = client.connection_pool.get_connection(*ASKED)
         connection.disconnect()
         connection.connect()
+        clock.now += STEP
         client.connection_pool.release(connection)
 
     assert read(catalogue.POOL_CREATE) == {("small",): 2}
+    assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_USE) == {("small",): 2}
+    assert total(meters, catalogue.POOL_USE, "small") == pytest.approx(STEP)
+
+
+def test_a_connection_with_data_is_opened_again_by_its_pool(
+    redis_url: str, probes: Any, read: Read
+) -> None:
+    """That is one call for it, and one wait."""
+    with client_of(redis_url, redis.ConnectionPool, protocol=2) as client:
+        connection = client.connection_pool.get_connection(*ASKED)
+        connection.send_command("PING")
+        client.connection_pool.release(connection)
+        # It is there when nothing is left to be read but the reply.
+        while not connection.can_read(PATIENCE):
+            pass
+        assert client.echo("one") == b"one"
+
+    assert read(catalogue.POOL_CREATE) == read(catalogue.POOL_WAIT) == {("small",): 2}
+
+
+@pytest.mark.parametrize("kind", ASYNC)
+async def test_who_is_cancelled_while_a_connection_is_opened_leaves_nothing_behind(
+    kind: Any, redis_url: str, probes: Any, read: Read
+) -> None:
+    """They waited for it, and then it was not opened."""
+    with Gate(redis_url) as gate:
+        async with async_client_of(gate.url, kind) as client:
+            watch(client)
+            assert read(catalogue.POOL_WAIT) == {("small",): 0}
+            await _cancelled(client, gate)
+            after, pending = read(catalogue.POOL_COUNT), read(catalogue.POOL_PENDING)
+            waited = read(catalogue.POOL_WAIT)
+            gate.open()
+            await client.ping()
+
+            assert after == {("small", "used"): 0, ("small", "idle"): 0}
+            assert pending == {("small",): 0}
+            assert waited == read(catalogue.POOL_CREATE) == {("small",): 1}
+            assert _redis(probes)._opened_in == {}
+
+
+async def _cancelled(client: Any, gate: Gate) -> None:
+    task = asyncio.create_task(client.ping())
+    await until(lambda: gate.waiting)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def _redis(probes: Any) -> RedisProbe:
+    (probe,) = [each for each in probes._attached.values() if isinstance(each, RedisProbe)]
+    return probe
+
+
+@pytest.mark.parametrize("kind", SYNC)
+@pytest.mark.parametrize("asked", SYNC)
+def test_a_pool_that_is_asked_while_a_connection_is_opened_has_its_own_numbers(
+    kind: Any, asked: Any, redis_url: str, clock: Clock, meters: Meters, read: Read
+) -> None:
+    """The password of one server is kept in another: the innermost call opens the connection."""
+    with client_of(redis_url, asked, client_name="inner") as inner:
+
+        class Kept(redis.CredentialProvider):
+            def get_credentials(self) -> tuple[str, str]:
+                clock.now += STEP
+                inner.get("password")
+                return "default", "anything"
+
+        with client_of(redis_url, kind, credential_provider=Kept()) as client:
+            # The first call gives a pool its name, and is not the usual one.
+            for again in (False, True):
+                client.ping()
+                client.connection_pool.disconnect()
+                inner.connection_pool.disconnect()
+                assert again or read(catalogue.POOL_CREATE) == {("small",): 1, ("inner",): 1}
+
+    assert read(catalogue.POOL_CREATE) == {("small",): 2, ("inner",): 2}
+    assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_USE) == {("small",): 2, ("inner",): 2}
+    assert total(meters, catalogue.POOL_CREATE, "small") == pytest.approx(2 * STEP)
+    assert total(meters, catalogue.POOL_CREATE, "inner") == 0
+    assert total(meters, catalogue.POOL_WAIT, "small") == 0
+
+
+class Apart(aio.Connection):
+    """It is connected in a task of its own."""
+
+    async def connect(self) -> None:
+        await asyncio.create_task(super().connect())
+
+
+class Pool(aio.ConnectionPool):
+    """It has its connections connected in a task of its own."""
+
+    async def ensure_connection(self, connection: Any) -> None:
+        await asyncio.create_task(super().ensure_connection(connection))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(each, {"connection_class": Apart}) for each in ASYNC] + [(Pool, {})],
+)
+async def test_a_connection_that_is_opened_in_a_task_of_its_own_is_counted(
+    kind: Any, options: Any, redis_url: str, probes: Any, read: Read
+) -> None:
+    """And so is the wait before it."""
+    async with async_client_of(redis_url, kind, **options) as client:
+        for _ in range(3):
+            await client.ping()
+
+    assert read(catalogue.POOL_CREATE) == {("small",): 1}
+    assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_USE) == {("small",): 3}
+    assert read(catalogue.POOL_COUNT)["small", "used"] == 0
+
+
+def test_a_pool_that_has_its_name_before_it_is_used_is_counted_from_its_first_connection(
+    redis_url: str, probes: Any, read: Read
+) -> None:
+    """As one that is shown before, or is watched."""
+    with client_of(redis_url, redis.ConnectionPool) as client:
+        watch(client, name="shop")
+        before = read(catalogue.POOL_COUNT)
+        client.ping()
+
+    assert before == {("shop", "used"): 0, ("shop", "idle"): 0}
+    assert read(catalogue.POOL_CREATE) == read(catalogue.POOL_WAIT) == {("shop",): 1}
+
+
+async def test_probes_may_go_while_a_connection_is_out(
+    redis_url: str, attach: Any, read: Read
+) -> None:
+    """Of a pool that does not block, too: it is given back as always, and is forgotten."""
+    async with async_client_of(redis_url, aio.ConnectionPool) as client:
+        probes = attach()
+        await client.ping()
+        connection = await client.connection_pool.get_connection(*ASKED)
+        probes.detach()
+        await client.connection_pool.release(connection)
+        attach()
+        await client.ping()
+
+        assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 1}
+        assert read(catalogue.POOL_USE) == {("small",): 2}
+
+
+@pytest.mark.usefixtures("contained_errors")
+@pytest.mark.parametrize("name", ["_seen", "_lease_in", "_plain_call", "_waited", "_take_back"])
+async def test_an_error_of_ours_stays_ours(
+    name: str, redis_url: str, probes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is done for pools that do not block, too."""
+
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    with client_of(redis_url, redis.ConnectionPool) as client:
+        async with async_client_of(redis_url, aio.ConnectionPool) as other:
+            # The first is not the usual one.
+            answers = [client.ping(), await other.ping()]
+            client.connection_pool.disconnect()
+            await other.connection_pool.disconnect()
+            monkeypatch.setattr(RedisProbe, name, broken)
+            answers += [client.ping(), await other.ping()]
+            answers += [client.ping(), await other.ping()]
+
+    assert answers == [True] * 6
+    assert _redis(probes)._opened_in == {}
 
 
 def test_a_connection_of_nobodys_pool_is_not_counted(
@@ -328,8 +496,9 @@ def test_what_is_given_to_another_pool_stays_out(redis_url, probes, read) -> Non
         assert read(catalogue.POOL_COUNT)["small", "used"] == 0
 
 
+@pytest.mark.parametrize("kind", SYNC)
 def test_a_connection_that_connects_in_a_way_of_its_own_gives_no_waits(
-    redis_url: str, probes: Any, read: Read
+    kind: Any, redis_url: str, probes: Any, read: Read
 ) -> None:
     """They could not be told from connecting; what is used still can."""
     unhooked = inspect.unwrap(AbstractConnection.connect)
@@ -338,11 +507,12 @@ def test_a_connection_that_connects_in_a_way_of_its_own_gives_no_waits(
         def connect(self) -> None:
             unhooked(self)
 
-    with client_of(redis_url, connection_class=Own) as client:
+    with client_of(redis_url, kind, connection_class=Own) as client:
+        client.ping()
         client.ping()
 
     assert read(catalogue.POOL_WAIT) == read(catalogue.POOL_CREATE) == {("small",): 0}
-    assert read(catalogue.POOL_USE) == {("small",): 1}
+    assert read(catalogue.POOL_USE) == {("small",): 2}
 
 
 @pytest.mark.parametrize(
@@ -470,11 +640,12 @@ def test_a_watching_pipeline_asks_at_once(redis_url, probes, read) -> None:
     assert {name for _, name, _ in read(catalogue.DB_DURATION)} == {"WATCH", "GET", "PIPELINE"}
 
 
-async def test_observers_are_told_of_every_command(redis_url, probes, read, told) -> None:
-    """Name, command, reply or error, and how long it took without the wait."""
+async def test_observers_are_told_of_commands_by_name(redis_url, probes, read, told) -> None:
+    """Command, reply or error, and how long it took without the wait."""
     async with async_client_of(redis_url) as client:
         await client.get("key")
         await client.ping()
+        await client.exists("key")
         with pytest.raises(redis.ResponseError) as raised:
             await client.execute_command("NOSUCH", "x")
 
@@ -586,17 +757,15 @@ async def test_pending_is_who_waits_now(redis_url: str, probes: Any, read: Read)
 
 
 @pytest.mark.usefixtures("contained_errors")
-def test_an_observer_that_fails_fails_alone(redis_url, probes, read, told) -> None:
+def test_an_observer_that_fails_fails_alone(redis_url, probes, read, monkeypatch) -> None:
     """The command has its reply, and is counted."""
-    OBSERVERS.insert(0, lambda *_: 1 / 0)  # type: ignore[arg-type]
-    try:
-        with client_of(redis_url) as client:
-            assert client.ping()
-            assert client.pipeline().ping().execute() == [True]
-            with pytest.raises(redis.ResponseError):
-                client.execute_command("NOSUCH")
-    finally:
-        del OBSERVERS[0]
+    for name in ("PING", "NOSUCH"):
+        monkeypatch.setitem(OBSERVERS, name, lambda *_: 1 / 0)
+    with client_of(redis_url) as client:
+        assert client.ping()
+        assert client.pipeline().ping().execute() == [True]
+        with pytest.raises(redis.ResponseError):
+            client.execute_command("NOSUCH")
 
     assert sum(read(catalogue.DB_DURATION).values()) == 3
 

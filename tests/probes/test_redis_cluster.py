@@ -38,16 +38,16 @@ def port(node: stores.Redis) -> int:
 
 
 @pytest.fixture
-def told() -> Iterator[list[Any]]:
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What an observer is told, without how long it took."""
     told: list[Any] = []
+    for name in ("GET", "SET"):
 
-    def observer(*args: Any) -> None:
-        told.append(args[:3])
+        def observer(args: Any, reply: Any, _took: float, name: str = name) -> None:
+            told.append((name, args, reply))
 
-    OBSERVERS.append(observer)
-    yield told
-    OBSERVERS.remove(observer)
+        monkeypatch.setitem(OBSERVERS, name, observer)
+    return told
 
 
 def test_a_cluster_is_watched_like_any_client(
