@@ -6,8 +6,9 @@ import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
+from types import MemberDescriptorType, ModuleType
 from typing import Any
 from weakref import ref
 
@@ -93,9 +94,20 @@ def _within(path: str, value: Any, *, depth: int) -> Iterator[tuple[str, Any]]:
         inner = getattr(value, "__dict__", {})
     else:
         return
-    if isinstance(inner, dict):
-        for name, part in list(inner.items()):
-            yield from _within(f"{path}.{name}", part, depth=depth - 1)
+    parts = list(inner.items()) if isinstance(inner, dict) else []
+    for name, part in (*parts, *_slots(value)):
+        yield from _within(f"{path}.{name}", part, depth=depth - 1)
+
+
+def _slots(value: Any) -> Iterator[tuple[str, Any]]:
+    """What an object holds outside of a dictionary, such as one of a slotted dataclass."""
+    for kind in type(value).__mro__:
+        if of_the_app(kind.__module__):
+            for name, slot in list(vars(kind).items()):
+                if isinstance(slot, MemberDescriptorType):
+                    # Asked like this, the object's own code is not.
+                    with suppress(AttributeError):
+                        yield name, slot.__get__(value)
 
 
 def _where_assigned(places: list[tuple[str, ModuleType, str]]) -> str:

@@ -426,11 +426,13 @@ def test_attributes_and_the_apps_state_are_looked_into(module: Any) -> None:
     module.holder.next.next = Holder()
     module.orphan = type("Orphan", (), {"__module__": "gone"})()
     module.slotted, module.shy, module.plain = Slotted(), Shy(), {"thing": Thing()}
+    module.unset = Slotted.__new__(Slotted)
 
     assert set(_of_the_app(variables((Thing,)))) == {
         "an_app.thing",
         "an_app.holder.thing",
         "an_app.holder.next.thing",
+        "an_app.slotted.thing",
         "an_app.app.state.thing",
     }
 
