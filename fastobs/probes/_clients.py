@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
+from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from fastobs import catalogue
+from fastobs._contain import contain
 from fastobs._exchange import CURRENT, Exchange
+from fastobs._parts import Parts, enter, leave
 from fastobs.cells import Reading
 from fastobs.cells.meters import Histogram
 from fastobs.config import Settings
@@ -28,17 +31,18 @@ class Client:
 
     Attributes:
         name: Its label. Those that nobody named share their library's: there may be one per request.
-        queue: How long its requests wait for a connection.
+        queue: How long its requests wait for a connection; None until its name is known, or known anew.
     """
-
-    queue: Histogram
 
     def __init__(self) -> None:
         self.given = self.variable = self.name = ""
+        self.queue: Histogram | None = None
 
 
 class Clients(Probe, ABC):
     """The pools family, for one library of HTTP clients."""
+
+    component: str
 
     def __init__(self, kit: Kit, library: str) -> None:
         super().__init__(kit)
@@ -62,7 +66,7 @@ class Clients(Probe, ABC):
             return False
         client = self._known(obj)
         if name is not None and name != client.given:
-            client.given, client.name = name, ""
+            client.given, client.queue = name, None
         return True
 
     def found(self, obj: Any, name: str) -> None:
@@ -70,13 +74,13 @@ class Clients(Probe, ABC):
         if not client.variable:
             client.variable = name
             if not client.given:
-                client.name = ""
+                client.queue = None
 
     def read(self) -> Iterator[Reading]:
         counts: dict[str, tuple[int, int]] = {}
         for obj, client in self._all():
             if (connections := self._connections(obj)) is not None:
-                name = self._named(client).name
+                name = self._name(client)
                 active, idle = counts.get(name, (0, 0))
                 counts[name] = (active + connections[0], idle + connections[1])
         for name, (active, idle) in counts.items():
@@ -98,7 +102,7 @@ class Clients(Probe, ABC):
     def status(self) -> Iterator[tuple[str, str]]:
         for obj, client in self._all():
             if self._connections(obj) is not None:
-                yield self._named(client).name, f"{self.library} {type(obj).__name__}"
+                yield self._name(client), f"{self.library} {type(obj).__name__}"
 
     def _all(self) -> list[tuple[Any, Client]]:
         with self._lock:
@@ -134,18 +138,36 @@ class Clients(Probe, ABC):
                 client = self._clients[obj] = Client()
             return client
 
-    def _named(self, client: Client) -> Client:
-        """The same client, with its name and what is counted under it."""
-        if not client.name:
-            names, wanted = self.kit.names, client.given or client.variable
-            name = names.claim(client, wanted) if wanted else names.claim(self, self.library)
-            client.queue = self.kit.meters.histogram(catalogue.CLIENT_QUEUE, name)
-            client.name = name
-        return client
+    def _name(self, client: Client) -> str:
+        self._queue(client)
+        return client.name
 
-    def _answered(self, status: int) -> None:
-        """Another service answered."""
-        if status == 429 and self._limits:
+    def _queue(self, client: Client) -> Histogram:
+        """What is counted under a client's name."""
+        if client.queue is None:
+            names, wanted = self.kit.names, client.given or client.variable
+            client.name = names.claim(client if wanted else self, wanted or self.library)
+            client.queue = self.kit.meters.histogram(catalogue.CLIENT_QUEUE, client.name)
+        return client.queue
+
+    def _enter(self, exchange: Exchange, *, calls: int = 0) -> None:
+        """The exchange waits for another service."""
+        try:
+            enter(exchange, "http", perf_counter())
+            if type(parts := exchange.parts) is Parts:
+                parts.calls += calls
+        except Exception as error:
+            contain(self.component, error)
+
+    def _leave(self, exchange: Exchange) -> None:
+        try:
+            leave(exchange, "http", perf_counter())
+        except Exception as error:
+            contain(self.component, error)
+
+    def _turned_down(self) -> None:
+        """Another service answered 429."""
+        if self._limits:
             exchange = CURRENT.get()
             if exchange is None or exchange.closed or exchange.route:
                 self._turned_away(exchange)

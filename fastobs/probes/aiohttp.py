@@ -13,7 +13,6 @@ from aiohttp import ClientResponse, ClientSession, TraceConfig
 from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs._exchange import CURRENT, Exchange
-from fastobs._parts import Parts, enter, leave
 from fastobs.config import Settings
 
 from . import Kit, Probe
@@ -32,6 +31,7 @@ def probe(kit: Kit) -> Probe:
 class AIOHTTP(Clients):
     """The pools family, for aiohttp."""
 
+    component = COMPONENT
     kinds = (ClientSession,)
 
     def __init__(self, kit: Kit, library: str) -> None:
@@ -92,7 +92,8 @@ class AIOHTTP(Clients):
             try:
                 response = await original(session, *args, **options)
             finally:
-                self._end(exchange)
+                if exchange is not None:
+                    self._leave(exchange)
             self._received(response)
             return response
 
@@ -109,7 +110,7 @@ class AIOHTTP(Clients):
             try:
                 return await original(response)
             finally:
-                self._end(exchange)
+                self._leave(exchange)
 
         return read
 
@@ -124,27 +125,14 @@ class AIOHTTP(Clients):
         except Exception as error:
             contain(COMPONENT, error)
         exchange = CURRENT.get()
-        self._enter(exchange, calls=1)
+        if exchange is not None:
+            self._enter(exchange, calls=1)
         return exchange
-
-    def _enter(self, exchange: Exchange | None, *, calls: int = 0) -> None:
-        try:
-            enter(exchange, "http", perf_counter())
-            if exchange is not None and isinstance(parts := exchange.parts, Parts):
-                parts.calls += calls
-        except Exception as error:
-            contain(COMPONENT, error)
-
-    def _end(self, exchange: Exchange | None) -> None:
-        try:
-            leave(exchange, "http", perf_counter())
-        except Exception as error:
-            contain(COMPONENT, error)
 
     def _received(self, response: ClientResponse) -> None:
         try:
-            if self._hooks.on:
-                self._answered(response.status)
+            if response.status == 429 and self._hooks.on:
+                self._turned_down()
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -168,6 +156,6 @@ class AIOHTTP(Clients):
             since = getattr(wait, "since", None) or until
             wait.since = None
             if self._hooks.on:
-                self._named(self._known(session)).queue.observe(until - since)
+                self._queue(self._known(session)).observe(until - since)
         except Exception as error:
             contain(COMPONENT, error)

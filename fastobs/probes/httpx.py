@@ -10,8 +10,11 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar, Token
+from functools import partial
 from importlib import import_module
+from inspect import Parameter, iscoroutinefunction, signature, unwrap
 from time import perf_counter
+from types import CodeType, FrameType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -21,20 +24,19 @@ from fastobs._exchange import CURRENT, Exchange
 from fastobs._parts import Parts, enter, leave
 from fastobs.config import Settings
 
-from . import Kit, Probe
+from . import Kit, Probe, ReleaseError
 from ._clients import Client, Clients
 
 __all__ = ["HTTPX", "probe"]
 
 COMPONENT = "probes.httpx"
 CORES = {"httpx": "httpcore", "httpx2": "httpcore2"}
-WITHIN = ("HTTP11Connection", "HTTP2Connection")
-"""Classes of connections, sync and async, that lie within those of a pool."""
+SENT_WITH = {"stream", "auth", "follow_redirects"}
+"""The keywords of `Client.send`. To pass them on by name takes a tenth of the time that any others take."""
 
 SENDING: ContextVar[Any] = ContextVar("fastobs_httpx_sending", default=None)
-"""The client whose request is on its way: the pool that it comes to is that client's."""
-
-Sending = tuple[Exchange | None, Token[Any]]
+"""The client whose request is on its way through a transport that is not the library's own: it may
+call the pool from another thread or task, where no caller tells whose it is."""
 
 
 def probe(kit: Kit) -> Probe:
@@ -45,6 +47,8 @@ def probe(kit: Kit) -> Probe:
 class HTTPX(Clients):
     """The pools family, for httpx and httpx2."""
 
+    component = COMPONENT
+
     def __init__(self, kit: Kit, library: str) -> None:
         super().__init__(kit, library)
         self._module = import_module(library)
@@ -53,7 +57,11 @@ class HTTPX(Clients):
         self._pools: WeakKeyDictionary[Any, WeakSet[Any]] = WeakKeyDictionary()
         # By the id of a pool while it is there: to look a weak key up takes ten times as long.
         self._owners: dict[int, tuple[Client, ref[Any]]] = {}
-        self._deep = False
+        self._senders: set[CodeType] = set()
+        # Transports that call their pool themselves, once pools are seen.
+        self._direct: set[type] = set()
+        self._deep = self._bodies = False
+        self._hidden = ""
 
     @property
     def kinds(self) -> tuple[type, ...]:
@@ -66,13 +74,17 @@ class HTTPX(Clients):
         module, hooks = self._module, self._hooks
         hooks.wrap(module.Client, "send", self._around_send)
         hooks.wrap(module.AsyncClient, "send", self._around_send_awaited)
-        hooks.wrap(module.Response, "iter_raw", self._around_body)
-        hooks.wrap(module.Response, "aiter_raw", self._around_body_awaited)
         self._attach_core()
 
     def detach(self) -> None:
         super().detach()
-        self._deep = False
+        self._direct.clear()
+        self._deep = self._bodies = False
+        self._hidden = ""
+
+    def unwatchable(self) -> Iterator[tuple[str, str]]:
+        if self._hidden:
+            yield self.library, self._hidden
 
     def _attach_core(self) -> None:
         # httpx imports it with the first client; clients that exist already have done so.
@@ -80,18 +92,22 @@ class HTTPX(Clients):
         if core is None:
             return
         self._deep = True
-        self._hooks.wrap(core.ConnectionPool, "handle_request", self._around_pool)
-        self._hooks.wrap(
-            core.AsyncConnectionPool, "handle_async_request", self._around_pool_awaited
-        )
-        for base, name in (
-            (core.ConnectionInterface, "handle_request"),
-            (core.AsyncConnectionInterface, "handle_async_request"),
-        ):
-            for kind in base.__subclasses__():
-                # The others are only called by the connections of a pool, which know them as theirs.
-                if name in vars(kind) and not kind.__name__.endswith(WITHIN):
-                    self._hooks.wrap(kind, name, self._around_connection)
+        pool, pool_awaited = core.ConnectionPool, core.AsyncConnectionPool
+        queues = _queue_of(pool.handle_request), _queue_of(pool_awaited.handle_async_request)
+        wrap = self._hooks.wrap
+        wrap(pool, "handle_request", self._around_pool)
+        wrap(pool_awaited, "handle_async_request", self._around_pool_awaited)
+        for queue in queues:
+            wrap(queue, "wait_for_connection", self._around_wait)
+        self._direct |= {self._module.HTTPTransport, self._module.AsyncHTTPTransport}
+
+    def _attach_bodies(self) -> None:
+        # With the first body that is read when `send` is over: who has none pays nothing for them.
+        with self._lock:
+            if not self._bodies:
+                self._bodies = True
+                self._hooks.wrap(self._module.Response, "iter_raw", self._around_body)
+                self._hooks.wrap(self._module.Response, "aiter_raw", self._around_body_awaited)
 
     def _connections(self, obj: Any) -> tuple[int, int] | None:
         with self._lock:
@@ -118,60 +134,140 @@ class HTTPX(Clients):
     # What follows runs within the app's calls: it must not raise.
 
     def _around_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def send(client: Any, *args: Any, **options: Any) -> Any:
-            sending = self._begin(client)
-            try:
-                return original(client, *args, **options)
-            finally:
-                self._end(sending)
+        hooks, direct, unset = self._hooks, self._direct, self._unset(original)
 
+        def send(
+            client: Any,
+            request: Any,
+            *,
+            stream: bool = False,
+            auth: Any = unset,
+            follow_redirects: Any = unset,
+            **more: Any,
+        ) -> Any:
+            exchange = CURRENT.get() if hooks.on else None
+            token = None
+            try:
+                if client._mounts or type(client._transport) not in direct:
+                    token = self._announce(client)
+            except AttributeError:
+                token = self._announce(client)
+            call = partial(original, **more) if more else original
+            if exchange is not None:
+                try:
+                    enter(exchange, "http", perf_counter())
+                    if type(parts := exchange.parts) is Parts:
+                        parts.calls += 1
+                except Exception as error:
+                    contain(COMPONENT, error)
+            try:
+                response = call(
+                    client, request, stream=stream, auth=auth, follow_redirects=follow_redirects
+                )
+            finally:
+                if exchange is not None:
+                    try:
+                        leave(exchange, "http", perf_counter())
+                    except Exception as error:
+                        contain(COMPONENT, error)
+                if token is not None:
+                    self._sent(token)
+            if stream:
+                self._opened(response)
+            return response
+
+        self._senders.add(send.__code__)
         return send
 
     def _around_send_awaited(
         self, original: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Awaitable[Any]]:
-        async def send(client: Any, *args: Any, **options: Any) -> Any:
-            sending = self._begin(client)
-            try:
-                return await original(client, *args, **options)
-            finally:
-                self._end(sending)
+        hooks, direct, unset = self._hooks, self._direct, self._unset(original)
 
+        async def send(
+            client: Any,
+            request: Any,
+            *,
+            stream: bool = False,
+            auth: Any = unset,
+            follow_redirects: Any = unset,
+            **more: Any,
+        ) -> Any:
+            exchange = CURRENT.get() if hooks.on else None
+            token = None
+            try:
+                if client._mounts or type(client._transport) not in direct:
+                    token = self._announce(client)
+            except AttributeError:
+                token = self._announce(client)
+            call = partial(original, **more) if more else original
+            if exchange is not None:
+                try:
+                    enter(exchange, "http", perf_counter())
+                    if type(parts := exchange.parts) is Parts:
+                        parts.calls += 1
+                except Exception as error:
+                    contain(COMPONENT, error)
+            try:
+                response = await call(
+                    client, request, stream=stream, auth=auth, follow_redirects=follow_redirects
+                )
+            finally:
+                if exchange is not None:
+                    try:
+                        leave(exchange, "http", perf_counter())
+                    except Exception as error:
+                        contain(COMPONENT, error)
+                if token is not None:
+                    self._sent(token)
+            if stream:
+                self._opened(response)
+            return response
+
+        self._senders.add(send.__code__)
         return send
 
-    def _begin(self, obj: Any) -> Sending | None:
-        if not self._hooks.on:
-            return None
+    def _unset(self, send: Callable[..., Any]) -> Any:
+        """The default of its keywords, which are those that we know."""
+        parameters = signature(send).parameters
+        any_other = any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values())
+        if not any_other and (unknown := SENT_WITH - parameters.keys()):
+            msg = f"its send() does not take {', '.join(sorted(unknown))}"
+            raise ReleaseError(msg)
+        return self._module.USE_CLIENT_DEFAULT
+
+    def _announce(self, client: Any) -> Token[Any] | None:
+        """Say whose request it is that goes through a transport of whatever kind."""
         try:
+            if not self._hooks.on:
+                return None
             if not self._deep:
                 self._attach_core()
-            self._used(obj)
-            exchange = CURRENT.get()
-            if exchange is not None:
-                enter(exchange, "http", perf_counter())
-            if exchange is not None and isinstance(parts := exchange.parts, Parts):
-                parts.calls += 1
-            token = SENDING.set(obj)
+            return SENDING.set(client)
         except Exception as error:
+            self._hidden = f"its pools cannot be looked into: {error!r}"
             contain(COMPONENT, error)
             return None
-        return exchange, token
 
-    def _end(self, sending: Sending | None) -> None:
-        if sending is None:
-            return
+    def _sent(self, token: Token[Any]) -> None:
         try:
-            exchange, token = sending
             SENDING.reset(token)
-            if exchange is not None:
-                leave(exchange, "http", perf_counter())
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    def _opened(self, response: Any) -> None:
+        """Its body is read when the client has sent and is done."""
+        try:
+            if self._hooks.on:
+                self._attach_bodies()
+                response._fastobs_opened = True
         except Exception as error:
             contain(COMPONENT, error)
 
     def _around_body(self, original: Callable[..., Iterator[bytes]]) -> Callable[..., Any]:
         def iter_raw(response: Any, *args: Any, **options: Any) -> Iterator[bytes]:
             chunks = original(response, *args, **options)
-            exchange = self._reader()
+            exchange = self._reader(response)
             return chunks if exchange is None else _timed(chunks, exchange)
 
         return iter_raw
@@ -181,23 +277,47 @@ class HTTPX(Clients):
     ) -> Callable[..., Any]:
         def aiter_raw(response: Any, *args: Any, **options: Any) -> AsyncIterator[bytes]:
             chunks = original(response, *args, **options)
-            exchange = self._reader()
+            exchange = self._reader(response)
             return chunks if exchange is None else _timed_awaited(chunks, exchange)
 
         return aiter_raw
 
-    def _reader(self) -> Exchange | None:
+    def _reader(self, response: Any) -> Exchange | None:
         """Whose time it is that a body takes; None if it is counted already, or nobody's."""
-        return CURRENT.get() if self._hooks.on and SENDING.get() is None else None
+        opened = self._hooks.on and hasattr(response, "_fastobs_opened")
+        return CURRENT.get() if opened else None
 
     def _around_pool(self, original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        hooks, owners = self._hooks, self._owners
+
         def handle_request(pool: Any, request: Any) -> Any:
-            self._queued(pool, request)
+            client = None
+            try:
+                if hooks.on:
+                    owner = owners.get(id(pool))
+                    client = self._owned(pool) if owner is None else owner[0]
+                    request._fastobs_waited = 0.0
+            except Exception as error:
+                contain(COMPONENT, error)
             try:
                 response = original(pool, request)
             finally:
-                self._assigned(request)
-            self._received(response)
+                # It got a connection, or it is over: the pool's timeout, cancelled.
+                if client is not None:
+                    try:
+                        row, waited = client.queue, request._fastobs_waited
+                        if row is None or waited:
+                            self._queue(client).observe(waited)
+                        else:
+                            # What most do, without a search for the bucket.
+                            row.cells[row.at] += 1.0
+                    except Exception as error:
+                        contain(COMPONENT, error)
+            try:
+                if response.status == 429:
+                    self._turned_down()
+            except Exception as error:
+                contain(COMPONENT, error)
             return response
 
         return handle_request
@@ -205,61 +325,112 @@ class HTTPX(Clients):
     def _around_pool_awaited(
         self, original: Callable[[Any, Any], Awaitable[Any]]
     ) -> Callable[[Any, Any], Awaitable[Any]]:
+        hooks, owners = self._hooks, self._owners
+
         async def handle_async_request(pool: Any, request: Any) -> Any:
-            self._queued(pool, request)
+            client = None
+            try:
+                if hooks.on:
+                    owner = owners.get(id(pool))
+                    client = self._owned(pool) if owner is None else owner[0]
+                    request._fastobs_waited = 0.0
+            except Exception as error:
+                contain(COMPONENT, error)
             try:
                 response = await original(pool, request)
             finally:
-                # It is still waiting only if it got no connection: the pool's timeout, cancelled.
-                self._assigned(request)
-            self._received(response)
+                if client is not None:
+                    try:
+                        row, waited = client.queue, request._fastobs_waited
+                        if row is None or waited:
+                            self._queue(client).observe(waited)
+                        else:
+                            # What most do, without a search for the bucket.
+                            row.cells[row.at] += 1.0
+                    except Exception as error:
+                        contain(COMPONENT, error)
+            try:
+                if response.status == 429:
+                    self._turned_down()
+            except Exception as error:
+                contain(COMPONENT, error)
             return response
 
         return handle_async_request
 
-    def _around_connection(self, original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        # Of an async connection this passes on what the app's side awaits.
-        def handle(connection: Any, request: Any) -> Any:
-            self._assigned(request)
-            return original(connection, request)
-
-        return handle
-
-    def _queued(self, pool: Any, request: Any) -> None:
-        try:
-            obj = SENDING.get()
-            if not self._hooks.on or obj is None:
-                return
-            known = self._owners.get(id(pool))
-            client = self._owned(pool, obj) if known is None else known[0]
-            request._fastobs_queued = (client, perf_counter())
-        except Exception as error:
-            contain(COMPONENT, error)
-
-    def _owned(self, pool: Any, obj: Any) -> Client:
-        """The client that a pool belongs to, which is seen for the first time."""
+    def _owned(self, pool: Any) -> Client | None:
+        """The client that a pool belongs to, which is seen for the first time; None if none uses it."""
+        obj = self._sender(sys._getframe(1))
+        if obj is None:
+            return None
+        client = self._used(obj)
         with self._lock:
             key = id(pool)
             gone = ref(pool, lambda _: self._owners.pop(key, None))
-            self._owners[key] = known = (self._known(obj), gone)
+            self._owners[key] = client, gone
             self._pools.setdefault(obj, WeakSet()).add(pool)
-            return known[0]
+            return client
 
-    def _assigned(self, request: Any) -> None:
-        try:
-            queued = vars(request).pop("_fastobs_queued", None)
-            if queued is not None:
-                client, since = queued
-                self._named(client).queue.observe(perf_counter() - since)
-        except Exception as error:
-            contain(COMPONENT, error)
+    def _sender(self, frame: FrameType | None) -> Any:
+        """The client that sends, up the callers; through a transport of the app's, who announced it."""
+        while frame is not None:
+            if frame.f_code in self._senders:
+                return frame.f_locals["client"]
+            frame = frame.f_back
+        return SENDING.get()
 
-    def _received(self, response: Any) -> None:
-        try:
-            if self._hooks.on:
-                self._answered(response.status)
-        except Exception as error:
-            contain(COMPONENT, error)
+    def _around_wait(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        hooks, wait = self._hooks, _wait_awaited if iscoroutinefunction(original) else _wait
+
+        # Of an async pool this passes on what the pool awaits.
+        def wait_for_connection(queued: Any, timeout: float | None = None) -> Any:
+            try:
+                waits = queued.connection is None and hooks.on
+            except AttributeError:
+                waits = hooks.on
+            return wait(original, queued, timeout) if waits else original(queued, timeout)
+
+        return wait_for_connection
+
+
+def _wait(original: Callable[..., Any], queued: Any, timeout: float | None) -> Any:
+    since = perf_counter()
+    try:
+        return original(queued, timeout)
+    finally:
+        _waited(queued, since)
+
+
+async def _wait_awaited(
+    original: Callable[..., Awaitable[Any]],
+    queued: Any,
+    timeout: float | None,  # noqa: ASYNC109 - the pool's own
+) -> Any:
+    since = perf_counter()
+    try:
+        return await original(queued, timeout)
+    finally:
+        _waited(queued, since)
+
+
+def _waited(queued: Any, since: float) -> None:
+    try:
+        # It waits again if somebody else took the connection that it was told of.
+        queued.request._fastobs_waited += perf_counter() - since
+    except AttributeError:
+        # It came to the pool before we did.
+        pass
+    except Exception as error:
+        contain(COMPONENT, error)
+
+
+def _queue_of(handle: Callable[..., Any]) -> Any:
+    """What a request waits in for a connection; it has had two names."""
+    for kind in vars(sys.modules[unwrap(handle).__module__]).values():
+        if isinstance(kind, type) and "wait_for_connection" in vars(kind):
+            return kind
+    msg = f"nothing in {handle.__module__} waits for a connection"
+    raise ReleaseError(msg)
 
 
 def _timed(chunks: Any, exchange: Exchange) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import redis
 from cachetools import LRUCache
@@ -16,7 +17,7 @@ from sqlalchemy import QueuePool, create_engine, text
 
 import fastobs
 from fastobs import watch
-from tests.probes.upstream import request
+from tests.probes.upstream import request, upstream
 
 OURS = str(Path(fastobs.__file__).parent)
 
@@ -88,6 +89,13 @@ def test_a_statement_of_sqlalchemy_takes_four_calls() -> None:
     with engine.connect() as connection:
         check(lambda: connection.execute(statement), outside=4, inside=7)
     engine.dispose()
+
+
+@pytest.mark.usefixtures("probes")
+def test_a_request_of_httpx_takes_three_calls() -> None:
+    """Around the client, its pool and what waits there; two more where it is a part of a request."""
+    with upstream() as server, httpx.Client(base_url=server.url, trust_env=False) as client:
+        check(lambda: client.get("/"), outside=3, inside=5)
 
 
 @pytest.mark.integration

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from fastobs import catalogue, watch
+from fastobs.cells.meters import Histogram
 from fastobs.probes import _clients
 from fastobs.probes.httpx import SENDING
 from tests.probes.contract import ClientContract
@@ -71,20 +72,69 @@ async def test_a_client_from_before_keeps_the_pool_that_it_has(library, server, 
 
 
 @pytest.mark.anyio
-async def test_waiting_for_a_connection_ends_with_the_connection(library, server, probes, read):
-    """Not with the answer: the request that has one waited no longer, the next one still does."""
+@pytest.mark.parametrize("sync", [True, False])
+async def test_a_wait_is_told_once_and_whole(library, server, sync, clock, meters):
+    """It ends with the connection, not with the answer; who is told of a connection that somebody else
+    takes before him waits on, and who need not wait has waited for no time."""
+    limits = library.Limits(max_connections=1)
+    kind = library.Client if sync else library.AsyncClient
+    client = kind(base_url=server.url, trust_env=False, limits=limits)
+
+    async def get(path: str) -> None:
+        await (run_in_threadpool(client.get, path) if sync else client.get(path))
+
+    def queued() -> int:
+        return sum(one.connection is None for one in client._transport._pool._requests)
+
+    await get("/")
+    tasks = [asyncio.create_task(get(path)) for path in ("/hold", "/hold", "/hold")]
+    await until(lambda: server.holding and queued() == 2)
+    clock.now += 0.25
+    server.release.set()
+    await asyncio.gather(*tasks)
+    await (run_in_threadpool(client.close) if sync else client.aclose())
+    (row,) = meters.rows(catalogue.CLIENT_QUEUE)
+
+    assert isinstance(row, Histogram)
+    assert (row.count, row.buckets[0], row.sum) == (4, 2, 0.5)
+
+
+@pytest.mark.anyio
+async def test_a_wait_that_is_cancelled_is_one(library, server, clock, meters):
+    """As long as it was."""
     async with asynchronous(library, server, limits=library.Limits(max_connections=1)) as client:
-        watch(client, name="shop")
+        pool = client._transport._pool
         first = asyncio.create_task(client.get("/hold"))
         await until(lambda: server.holding)
         second = asyncio.create_task(client.get("/"))
-        await asyncio.sleep(0)
-        during = read(catalogue.CLIENT_QUEUE)
+        await until(lambda: any(one.connection is None for one in pool._requests))
+        clock.now += 0.25
+        second.cancel()
+        await asyncio.wait({second})
+        (row,) = meters.rows(catalogue.CLIENT_QUEUE)
+        waited = row.count, row.sum
         server.release.set()
-        await asyncio.gather(first, second)
+        await first
 
-    assert during == {("shop",): 1}
-    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 2}
+    assert waited == (1, 0.25)
+    assert (row.count, row.sum) == (2, 0.25)
+
+
+@pytest.mark.anyio
+async def test_who_waited_before_we_came_is_let_through(library, server, attach, read):
+    """What is not known is not told."""
+    async with asynchronous(library, server, limits=library.Limits(max_connections=1)) as client:
+        probes = attach()
+        await client.get("/")
+        probes.detach()
+        first, second = (asyncio.create_task(client.get(path)) for path in ("/hold", "/hold"))
+        await until(lambda: server.holding)
+        attach()
+        server.release.set()
+        answers = await asyncio.gather(first, second)
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert read(catalogue.CLIENT_QUEUE) == {(library.__name__,): 1}
 
 
 def test_a_request_is_a_part_of_the_exchange(client, probes):
@@ -206,6 +256,99 @@ def test_a_pool_within_a_transport_of_the_apps_is_found(library, server, probes,
         assert read(catalogue.CLIENT_OPEN)["idle", "shop"] == 1
 
 
+@pytest.mark.anyio
+async def test_a_transport_may_call_its_pool_from_elsewhere(library, server, probes, read):
+    """From a task or a thread of its own, where no caller tells whose request it is."""
+
+    class Hedging(library.AsyncBaseTransport):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            self.inner = library.AsyncHTTPTransport()
+
+        async def handle_async_request(self, request: Any) -> Any:
+            return await asyncio.create_task(self.inner.handle_async_request(request))
+
+        async def aclose(self) -> None:
+            await self.inner.aclose()
+
+    async with asynchronous(library, server, transport=Hedging()) as client:
+        watch(client, name="shop")
+        await client.get("/")
+
+        assert read(catalogue.CLIENT_OPEN)["idle", "shop"] == 1
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1}
+    assert SENDING.get() is None
+
+
+def test_the_pools_of_mounted_transports_are_the_clients(library, server, probes, read):
+    """Each request is counted where it goes."""
+    mounts = {"all://127.0.0.1": library.HTTPTransport()}
+    with library.Client(trust_env=False, mounts=mounts) as client:
+        watch(client, name="shop")
+        client.get(server.url)
+        client.get(server.url.replace("127.0.0.1", "localhost"))
+
+        assert read(catalogue.CLIENT_OPEN)["idle", "shop"] == 2
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 2}
+
+
+def test_a_client_within_a_transport_has_a_pool_of_its_own(library, server, probes, read):
+    """The innermost client is whose pool it is."""
+    inner = library.Client(base_url=server.url, trust_env=False)
+
+    class Within(library.BaseTransport):  # type: ignore[misc, name-defined]
+        def handle_request(self, request: Any) -> Any:
+            return library.Response(200, content=inner.get("/").content)
+
+    with inner, library.Client(transport=Within(), base_url=server.url) as outer:
+        watch(inner, name="inner")
+        watch(outer, name="outer")
+        outer.get("/")
+
+        assert read(catalogue.CLIENT_QUEUE) == {("inner",): 1}
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_each_answer_of_a_request_is_one(library, client, watched, probes, read):
+    """A flow that asks again, an upstream that a transport asks again: what the app sees is the last."""
+
+    class Persistent(library.Auth):  # type: ignore[misc, name-defined]
+        def auth_flow(self, request: Any) -> Iterator[Any]:
+            yield request
+            yield request
+
+    class Retrying(library.BaseTransport):  # type: ignore[misc, name-defined]
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def handle_request(self, request: Any) -> Any:
+            self.inner.handle_request(request).close()
+            return self.inner.handle_request(request)
+
+        def close(self) -> None:
+            self.inner.close()
+
+    if watched:
+        client.get("/429", auth=Persistent())
+    else:
+        client._transport = Retrying(client._transport)
+        client.get("/429")
+
+    assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 2
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 2}
+
+
+def test_a_proxys_connection_is_the_pools(library, server, probes, read):
+    """What lies within it is not counted a second time."""
+    with library.Client(proxy=server.url, trust_env=False) as client:
+        watch(client, name="shop")
+        answer = client.get("http://elsewhere.example/429")
+
+        assert read(catalogue.CLIENT_OPEN) == {("active", "shop"): 0, ("idle", "shop"): 1}
+    assert answer.status_code == 429
+    assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 1
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1}
+
+
 def test_a_transport_without_a_client_is_nobodys(library, server, probes, read):
     """Whoever calls it counts for himself."""
     with library.HTTPTransport() as transport:
@@ -254,17 +397,17 @@ def test_a_client_that_is_renamed_goes_on_under_its_new_name(client, probes, rea
     assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1, ("prices",): 1}
 
 
-def test_ever_new_clients_do_not_search_for_ever(library, server, probes, monkeypatch):
+def test_ever_new_clients_do_not_search_for_ever(library, server, probes, read, monkeypatch):
     """A client per request would have each request search all variables."""
     monkeypatch.setattr(probes, "_looks", 0)
     monkeypatch.setattr(_clients, "LOOKS", 3)
     for _ in range(5):
-        with library.Client(
-            transport=library.MockTransport(lambda _: library.Response(200))
-        ) as one:
-            one.get("http://mock/")
+        # With no certificates to be read, which takes longest.
+        with library.Client(trust_env=False, verify=False) as one:
+            one.get(server.url)
 
     assert probes._looks == 3
+    assert read(catalogue.CLIENT_QUEUE) == {(library.__name__,): 5}
 
 
 def test_one_library_under_two_names_is_counted_once(monkeypatch, attach, server, read):
@@ -276,6 +419,106 @@ def test_one_library_under_two_names_is_counted_once(monkeypatch, attach, server
         client.get(server.url)
 
     assert read(catalogue.CLIENT_QUEUE) == {("httpx2",): 1}
+
+
+def test_a_body_that_is_read_while_sending_is_not_hooked(client, server, probes):
+    """Its time is counted already; the first body that is streamed brings the hooks."""
+    kind = importlib.import_module(type(client).__module__.partition(".")[0]).Response
+    before = kind.iter_raw
+    with request():
+        client.get("/")
+    usual = kind.iter_raw
+    with client.stream("GET", "/"):
+        streamed = kind.iter_raw
+    probes.detach()
+
+    assert usual is before
+    assert streamed is not before
+    assert kind.iter_raw is before
+
+
+def test_a_stream_that_was_opened_before_the_request_is_waited_for_in_it(client, probes):
+    """Whoever reads it waits."""
+    with client.stream("GET", "/") as response, request() as exchange:
+        response.read()
+
+    assert exchange.parts["http"] > 0
+    assert calls(exchange) == 0
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.anyio
+async def test_send_may_have_been_wrapped_by_others(
+    library, server, sync, monkeypatch, attach, read
+):
+    """With keywords of theirs, and with any."""
+    kind = library.Client if sync else library.AsyncClient
+    original, given = kind.send, []
+
+    def theirs(client: Any, request: Any, **options: Any) -> Any:
+        given.append(options.pop("priority", 0))
+        return original(client, request, **options)
+
+    async def theirs_awaited(client: Any, request: Any, **options: Any) -> Any:
+        given.append(options.pop("priority", 0))
+        return await original(client, request, **options)
+
+    monkeypatch.setattr(kind, "send", theirs if sync else theirs_awaited)
+    attach()
+    client = kind(base_url=server.url, trust_env=False)
+    asked = client.build_request("GET", "/")
+    if sync:
+        answers = [client.send(asked), client.send(asked, priority=7)]
+        client.close()
+    else:
+        answers = [await client.send(asked), await client.send(asked, priority=7)]
+        await client.aclose()
+
+    assert [answer.text for answer in answers] == ["hello", "hello"]
+    assert given == [0, 7]
+    assert read(catalogue.CLIENT_QUEUE) == {(library.__name__,): 2}
+
+
+@pytest.mark.usefixtures("contained_errors")
+def test_a_send_of_another_kind_is_left_alone(library, server, monkeypatch, attach, read):
+    """What we would pass on it could not take."""
+    original = library.Client.send
+
+    def other(client: Any, request: Any) -> Any:
+        return original(client, request)
+
+    monkeypatch.setattr(library.Client, "send", other)
+    status = attach().status()
+    with library.Client(base_url=server.url, trust_env=False) as client:
+        client.send(client.build_request("GET", "/"))
+
+    assert library.Client.send is other
+    assert "its send() does not take auth, follow_redirects, stream" in status
+    assert read(catalogue.CLIENT_QUEUE) == {}
+
+
+@pytest.mark.usefixtures("contained_errors")
+@pytest.mark.parametrize("late", [True, False])
+def test_a_pool_that_waits_in_another_way_is_not_told_as_one_that_never_waits(
+    library, server, late, monkeypatch, attach, read
+):
+    """A number that may be wrong is left out, and said to be; requests go on."""
+    core = importlib.import_module({"httpx": "httpcore", "httpx2": "httpcore2"}[library.__name__])
+    queue = vars(sys.modules[f"{core.__name__}._sync.connection_pool"])["PoolRequest"]
+    monkeypatch.setattr(queue, "get_connection", queue.wait_for_connection, raising=False)
+    monkeypatch.delattr(queue, "wait_for_connection")
+    if late:
+        monkeypatch.delitem(sys.modules, core.__name__)
+    probes = attach()
+    monkeypatch.setitem(sys.modules, core.__name__, core)
+    transport = library.MockTransport(lambda _: library.Response(200))
+    with request() as exchange, library.Client(transport=transport) as client:
+        client.get(server.url)
+        client.get(server.url)
+
+    assert calls(exchange) == 2 if late else exchange.parts == {}
+    assert "waits for a connection" in probes.status()
+    assert read(catalogue.CLIENT_QUEUE) == {}
 
 
 class TestContract(ClientContract):

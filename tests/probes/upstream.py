@@ -42,7 +42,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.holding += 1
             self.server.release.wait(PATIENCE)
         body = b"hello"
-        self.send_response(429 if self.path == "/429" else 200)
+        # Whom it is asked for as a proxy comes before the path.
+        self.send_response(429 if self.path.endswith("/429") else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
