@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from fastobs import catalogue, watch
 from fastobs.cells.meters import Histogram
 from fastobs.probes import _clients
-from fastobs.probes.httpx import SENDING
+from fastobs.probes.httpx import SENDING, _queue_of
 from tests.probes.contract import ClientContract
 from tests.probes.upstream import Upstream, calls, going_on, request, upstream
 from tests.probes.waiting import until
@@ -504,7 +504,7 @@ def test_a_pool_that_waits_in_another_way_is_not_told_as_one_that_never_waits(
 ):
     """A number that may be wrong is left out, and said to be; requests go on."""
     core = importlib.import_module({"httpx": "httpcore", "httpx2": "httpcore2"}[library.__name__])
-    queue = vars(sys.modules[f"{core.__name__}._sync.connection_pool"])["PoolRequest"]
+    queue = _queue_of(core.ConnectionPool.handle_request)
     monkeypatch.setattr(queue, "get_connection", queue.wait_for_connection, raising=False)
     monkeypatch.delattr(queue, "wait_for_connection")
     if late:
