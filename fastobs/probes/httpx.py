@@ -77,10 +77,12 @@ class HTTPX(Clients):
         self._attach_core()
 
     def detach(self) -> None:
-        super().detach()
-        self._direct.clear()
-        self._deep = self._bodies = False
-        self._hidden = ""
+        # Who comes with the first request, or the first stream, is not in the middle of it.
+        with self._lock:
+            super().detach()
+            self._direct.clear()
+            self._deep = self._bodies = False
+            self._hidden = ""
 
     def unwatchable(self) -> Iterator[tuple[str, str]]:
         if self._hidden:
@@ -88,23 +90,23 @@ class HTTPX(Clients):
 
     def _attach_core(self) -> None:
         # httpx imports it with the first client; clients that exist already have done so.
-        core = sys.modules.get(CORES[self.library])
-        if core is None:
-            return
-        self._deep = True
-        pool, pool_awaited = core.ConnectionPool, core.AsyncConnectionPool
-        queues = _queue_of(pool.handle_request), _queue_of(pool_awaited.handle_async_request)
-        wrap = self._hooks.wrap
-        wrap(pool, "handle_request", self._around_pool)
-        wrap(pool_awaited, "handle_async_request", self._around_pool_awaited)
-        for queue in queues:
-            wrap(queue, "wait_for_connection", self._around_wait)
-        self._direct |= {self._module.HTTPTransport, self._module.AsyncHTTPTransport}
+        core, wrap = sys.modules.get(CORES[self.library]), self._hooks.wrap
+        with self._lock:
+            if core is None or self._deep or not self._hooks.on:
+                return
+            self._deep = True
+            pool, pool_awaited = core.ConnectionPool, core.AsyncConnectionPool
+            queues = _queue_of(pool.handle_request), _queue_of(pool_awaited.handle_async_request)
+            wrap(pool, "handle_request", self._around_pool)
+            wrap(pool_awaited, "handle_async_request", self._around_pool_awaited)
+            for queue in queues:
+                wrap(queue, "wait_for_connection", self._around_wait)
+            self._direct |= {self._module.HTTPTransport, self._module.AsyncHTTPTransport}
 
     def _attach_bodies(self) -> None:
         # With the first body that is read when `send` is over: who has none pays nothing for them.
         with self._lock:
-            if not self._bodies:
+            if not self._bodies and self._hooks.on:
                 self._bodies = True
                 self._hooks.wrap(self._module.Response, "iter_raw", self._around_body)
                 self._hooks.wrap(self._module.Response, "aiter_raw", self._around_body_awaited)
@@ -129,9 +131,13 @@ class HTTPX(Clients):
                 yield catalogue.CLIENT_MAX, most
             requests = getattr(pool, "_requests", None)
             if requests is not None:
-                yield catalogue.CLIENT_PENDING, sum(one.is_queued() for one in list(requests))
+                yield (
+                    catalogue.CLIENT_PENDING,
+                    sum(one.connection is None for one in list(requests)),
+                )
 
-    # What follows runs within the app's calls: it must not raise.
+    # What follows runs within the app's calls: it must not raise. Much of it is there twice, for sync
+    # and async: a function for both would be called, and take longer than what it does.
 
     def _around_send(self, original: Callable[..., Any]) -> Callable[..., Any]:
         hooks, direct, unset = self._hooks, self._direct, self._unset(original)
@@ -258,9 +264,9 @@ class HTTPX(Clients):
     def _opened(self, response: Any) -> None:
         """Its body is read when the client has sent and is done."""
         try:
-            if self._hooks.on:
+            if not self._bodies:
                 self._attach_bodies()
-                response._fastobs_opened = True
+            response._fastobs_opened = True
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -302,7 +308,7 @@ class HTTPX(Clients):
             try:
                 response = original(pool, request)
             finally:
-                # It got a connection, or it is over: the pool's timeout, cancelled.
+                # It waited so long, and be it in vain: the pool's timeout, cancelled.
                 if client is not None:
                     try:
                         row, waited = client.queue, request._fastobs_waited
@@ -314,7 +320,7 @@ class HTTPX(Clients):
                     except Exception as error:
                         contain(COMPONENT, error)
             try:
-                if response.status == 429:
+                if response.status == 429 and hooks.on:
                     self._turned_down()
             except Exception as error:
                 contain(COMPONENT, error)
@@ -350,7 +356,7 @@ class HTTPX(Clients):
                     except Exception as error:
                         contain(COMPONENT, error)
             try:
-                if response.status == 429:
+                if response.status == 429 and hooks.on:
                     self._turned_down()
             except Exception as error:
                 contain(COMPONENT, error)

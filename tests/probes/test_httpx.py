@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partialmethod
 from types import ModuleType
 from typing import Any
 
@@ -201,6 +202,44 @@ def test_a_429_outside_of_requests_has_no_route(client, probes, read):
     client.get("/")
 
     assert read(catalogue.LIMIT_REJECTED)["", "upstream"] == 1
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.anyio
+async def test_hooks_that_others_wrapped_count_nothing_any_more(
+    library, server, sync, monkeypatch, attach, read
+):
+    """They cannot be taken out: a 429 is passed on, and a stream as it is."""
+    name = {"httpx": "httpcore", "httpx2": "httpcore2"}[library.__name__]
+    core = importlib.import_module(name)
+    kind, pool = (
+        (library.Client, core.ConnectionPool)
+        if sync
+        else (library.AsyncClient, core.AsyncConnectionPool)
+    )
+    places = [(kind, "send"), (pool, "handle_request" if sync else "handle_async_request")]
+    for owner, at in places:
+        # It shall be there again in the end.
+        monkeypatch.setattr(owner, at, vars(owner)[at])
+    probes = attach()
+    for owner, at in places:
+        setattr(owner, at, partialmethod(vars(owner)[at]))
+    probes.detach()
+    before = read(catalogue.LIMIT_REJECTED)
+    client = kind(base_url=server.url, trust_env=False)
+    asked, options = client.build_request("GET", "/429"), {"stream": True}
+    with request() as exchange:
+        if sync:
+            body = client.send(asked, **options).read()
+            client.close()
+        else:
+            body = await (await client.send(asked, **options)).aread()
+            await client.aclose()
+
+    assert body == b"hello"
+    assert exchange.parts == {}
+    assert read(catalogue.LIMIT_REJECTED) == before
+    assert read(catalogue.CLIENT_QUEUE) == {}
 
 
 def test_without_the_limits_section_no_429_is_counted(client, attach, read):
