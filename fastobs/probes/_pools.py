@@ -119,6 +119,7 @@ class Lease:
         reached: Whether the pool came as far as to have a connection connected.
         site: The app's line that wanted it.
         told: Whether there was a line about it.
+        next: What the pool is about to hand out, where its call returns something else.
     """
 
     __slots__ = (
@@ -126,6 +127,7 @@ class Lease:
         "before",
         "ended",
         "exchange",
+        "next",
         "part",
         "reached",
         "since",
@@ -145,6 +147,7 @@ class Lease:
         self.part = ""
         self.ended = self.reached = self.told = False
         self.site: Site | None = None
+        self.next: Any = None
         if before is None:
             self.waited, self.before = 0.0, None
         else:
@@ -380,8 +383,7 @@ class Pools(Probe, ABC):
         if lease.part:
             lease.part = ""
             leave(lease.exchange, "pool_wait", now)
-        if account.wait is not None:
-            account.wait.observe(waited)
+        account.waited(waited)
         return now
 
     def _connects(self, lease: Lease) -> None:

@@ -171,11 +171,28 @@ class AsyncPG(Pools):
     # What follows runs within the app's calls: it must not raise.
 
     def _around_taking(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        async def acquire(holder: Any) -> Any:
+        hooks = self._hooks
+
+        async def connecting(holder: Any) -> Any:
             lease = self._taking()
             connection = await original(holder)
             self._taken(lease, holder)
             return connection
+
+        # It returns a coroutine: where there is nothing to wait for, that of the library.
+        def acquire(holder: Any) -> Any:
+            lease = ACQUIRING.get()
+            if lease is None or lease.ended or not lease.waits or not hooks.on:
+                return original(holder)
+            try:
+                ready = _is_ready(holder)
+            except Exception as error:
+                contain(COMPONENT, error)
+                ready = False
+            if not ready:
+                return connecting(holder)
+            lease.next = holder
+            return original(holder)
 
         return acquire
 
@@ -198,6 +215,21 @@ class AsyncPG(Pools):
             return connection
 
         return connect
+
+    def _got(self, lease: Lease, connection: Any) -> None:  # noqa: ARG002
+        try:
+            account, holder, waits = lease.account, lease.next, lease.waits
+            lease.next = None
+            account.waiting.discard(lease)
+            now = perf_counter()
+            waited = now - lease.since
+            self._end(lease, now)
+            if waits:
+                account.waited(waited)
+            if holder is not None and self._hooks.on and catalogue.POOL_USE in self._known:
+                self._hand_out(lease, holder, now)
+        except Exception as error:
+            contain(COMPONENT, error)
 
     def _taking(self) -> Lease | None:
         try:
@@ -228,6 +260,21 @@ class AsyncPG(Pools):
             account.pool()
         except Exception as error:
             contain(COMPONENT, error)
+
+
+def _is_ready(holder: Any) -> bool:
+    """Whether it gives its connection at once: open, of today, and with nothing to be set up."""
+    try:
+        # No public names.
+        connection = holder._con
+        return (
+            connection is not None
+            and not connection.is_closed()
+            and holder._generation == holder._pool._generation
+            and holder._setup is None
+        )
+    except AttributeError:
+        return False
 
 
 class AsyncPGStatements(Statements):
