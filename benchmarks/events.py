@@ -95,21 +95,43 @@ METHOD = (
     "what is over is told, not hidden."
 )
 
-ADD, OBSERVE, CLOCK, ASK, FIND, LINE, PART = (
+ADD, OBSERVE, CLOCK, ASK, FIND, KEEP, LINE, PART = (
     "a counter's row: `add()`",
     "a histogram's row: `observe()`",
     "the clock: `perf_counter()`",
     "whose request it is: `CURRENT.get()`",
     "whose event it is: a dict by `id()`",
-    "the app's line: `call_site()`",
+    "who has a connection: an object, kept and dropped",
+    "the app's line: `call_site()`, one function of a package away",
     "`fastobs.section()`: begin and end",
 )
 """What numbers are made with."""
-PIECES = (ADD, OBSERVE, CLOCK, ASK, FIND, LINE)
+PIECES = (ADD, OBSERVE, CLOCK, ASK, FIND, KEEP, LINE)
 """Those which are no events themselves."""
+
+HIT = (
+    "to tell a hit from a miss, which is known when the answer is there, and so takes a coroutine around "
+    "the library's"
+)
+HELD = (
+    "the time that was waited, the time of use, and the line of the app that holds a connection for long; "
+    "with them who has the oldest one"
+)
+"""What would have to go for the budget, where that is the same for several."""
 
 console = Console(stderr=True, highlight=False)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Held:
+    """What an adapter knows of a connection that is out."""
+
+    account: object
+    exchange: object
+    proxy: object
+    site: object
+    since: float
+
 
 Drive = Callable[[int], Awaitable[None]]
 """Makes the event happen so many times."""
@@ -123,6 +145,7 @@ class MadeOf(NamedTuple):
     clocks: float = 0
     asks: float = 1
     finds: float = 1
+    keeps: float = 0
     lines: float = 0
     parts: float = 0
 
@@ -247,10 +270,7 @@ async def aiocache() -> AsyncIterator[list[Event]]:
             drive=awaiting(lambda: cache.get("key")),
             metric=catalogue.CACHE_REQUESTS,
             made_of=MadeOf(adds=1, parts=1),
-            without=(
-                "to tell a hit from a miss, which is known when the answer is there, and so takes a "
-                "coroutine around the library's"
-            ),
+            without=HIT,
         )
     ]
 
@@ -268,6 +288,7 @@ async def cashews() -> AsyncIterator[list[Event]]:
             drive=awaiting(lambda: cache.get("key")),
             metric=catalogue.CACHE_REQUESTS,
             made_of=MadeOf(adds=1, parts=1),
+            without=HIT,
         )
     ]
 
@@ -301,6 +322,7 @@ async def fastapi_cache() -> AsyncIterator[list[Event]]:
             drive=awaiting(lambda: FastAPICache.get_backend().get_with_ttl("key")),
             metric=catalogue.CACHE_REQUESTS,
             made_of=MadeOf(adds=1, parts=1),
+            without=HIT,
         )
     ]
 
@@ -343,6 +365,7 @@ async def pyrate_limiter() -> AsyncIterator[list[Event]]:
             drive=calling(lambda: limiter.try_acquire("somebody")),
             metric=catalogue.LIMIT_DECISIONS,
             made_of=MadeOf(adds=1),
+            without="what is decided for functions that it decorates, which takes another hook within",
         )
     ]
 
@@ -391,6 +414,25 @@ async def cells() -> AsyncIterator[list[Event]]:
         for _ in repeat(None, times):
             rows[id(counter)]
 
+    async def keep(times: int) -> None:
+        kept: dict[int, Held] = {}
+        for _ in repeat(None, times):
+            key = id(held := Held())
+            held.account = held.exchange = held.proxy = held.site = counter
+            held.since = 0.0
+            kept[key] = held
+            del kept[key]
+
+    def from_a_package(call: Callable[[], object]) -> Drive:
+        # Frames are made for each call, as those of an app and of a library are.
+        names: dict[str, Any] = {"call": call}
+        exec(compile("def ask(): call()", "/site-packages/package.py", "exec"), names)
+
+        def line() -> None:
+            names["ask"]()
+
+        return calling(line)
+
     yield [
         Event(
             title=ADD,
@@ -407,7 +449,8 @@ async def cells() -> AsyncIterator[list[Event]]:
         Event(title=CLOCK, drive=calling(perf_counter), plain=nothing, metric=None),
         Event(title=ASK, drive=calling(CURRENT.get), plain=nothing, metric=None),
         Event(title=FIND, drive=find, plain=nothing, metric=None),
-        Event(title=LINE, drive=calling(call_site), plain=nothing, metric=None),
+        Event(title=KEEP, drive=keep, plain=nothing, metric=None),
+        Event(title=LINE, drive=from_a_package(call_site), plain=from_a_package(dict), metric=None),
     ]
 
 
@@ -432,11 +475,8 @@ async def sqlalchemy() -> AsyncIterator[list[Event]]:
             drive=calling(lambda: engine.raw_connection().close()),
             metric=catalogue.POOL_USE,
             count=2,
-            made_of=MadeOf(observes=2, clocks=3, lines=1, parts=1),
-            without=(
-                "the time that was waited, the time of use, and the line of the app that holds a "
-                "connection for long; with them who has the oldest one"
-            ),
+            made_of=MadeOf(observes=2, clocks=3, keeps=1, lines=1, parts=1),
+            without=HELD,
         ),
         Event(
             title="SQLAlchemy: a statement, SQLite in memory",
@@ -465,7 +505,8 @@ async def psycopg_pool() -> AsyncIterator[list[Event]]:
                 drive=calling(lambda: pool.putconn(pool.getconn())),
                 metric=catalogue.POOL_USE,
                 count=2,
-                made_of=MadeOf(observes=2, clocks=3, parts=1),
+                made_of=MadeOf(observes=2, clocks=3, keeps=1, lines=1, parts=1),
+                without=HELD,
             )
         ]
 
@@ -491,7 +532,8 @@ async def asyncpg() -> AsyncIterator[list[Event]]:
                     drive=awaiting(hold),
                     metric=catalogue.POOL_USE,
                     count=2,
-                    made_of=MadeOf(observes=2, clocks=3, parts=1),
+                    made_of=MadeOf(observes=2, clocks=3, keeps=1, lines=1, parts=1),
+                    without=HELD,
                 )
             ]
 
@@ -516,7 +558,7 @@ async def redis() -> AsyncIterator[list[Event]]:
                 drive=calling(partial(one.get, "key")),
                 metric=catalogue.DB_DURATION,
                 count=4,
-                made_of=MadeOf(adds=1, observes=3, clocks=5, parts=1),
+                made_of=MadeOf(adds=1, observes=3, clocks=5, finds=3, keeps=1, parts=1),
                 without=(
                     "three of the four: the time that was waited and the time of use, with them who has "
                     "the oldest connection, and the cache that is recognised by its replies"
