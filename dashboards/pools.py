@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from alerts.thresholds import Thresholds
 from fastobs.catalogue import (
+    CLIENT_CREATE,
     CLIENT_MAX,
     CLIENT_OPEN,
     CLIENT_PENDING,
     CLIENT_QUEUE,
+    CLIENT_TIMEOUTS,
     DB_DURATION,
     DB_OPERATION,
     DB_REPEATED,
@@ -219,6 +221,28 @@ def clients(limits: Thresholds) -> list[Chart]:
             width=12,
             steps=worse_above(limits.client_wait),
             alert="pools/FastobsClientPoolWaitHigh",
+        ),
+        timeseries(
+            "Outgoing requests that gave up waiting",
+            "Are clients' own limits too small?",
+            query(
+                total(rate(CLIENT_TIMEOUTS, *SCOPE), by=["client"]),
+                "{{client}}",
+                maybe_empty=none_watched,
+            ),
+            unit="reqps",
+            width=12,
+        ),
+        timeseries(
+            "Opening an outgoing connection P95",
+            "Are connections opened again and again, and is that slow?",
+            query(
+                quantile(0.95, CLIENT_CREATE, *SCOPE, by=["client"]),
+                "{{client}}",
+                maybe_empty=none_watched,
+            ),
+            unit=unit_of(CLIENT_CREATE),
+            width=12,
         ),
     ]
 

@@ -275,6 +275,21 @@ CLIENT_PENDING = Metric(
     per_worker=True,
     limit=100,
 )
+CLIENT_TIMEOUTS = Metric(
+    "fastobs_http_client_timeouts_total",
+    "counter",
+    "Outgoing requests that gave up waiting for a connection.",
+    ("client",),
+    limit=100,
+)
+CLIENT_CREATE = Metric(
+    "fastobs_http_client_create_time_seconds",
+    "histogram",
+    "Time to open a connection of an outgoing HTTP client.",
+    ("client",),
+    QUICK,
+    limit=100,
+)
 CLIENT_QUEUE = Metric(
     "http_client_request_time_in_queue_seconds",
     "histogram",
@@ -571,6 +586,8 @@ POOLS = Family(
         CLIENT_OPEN,
         CLIENT_MAX,
         CLIENT_PENDING,
+        CLIENT_TIMEOUTS,
+        CLIENT_CREATE,
         CLIENT_QUEUE,
     ),
 )

@@ -148,7 +148,27 @@ class Clients(Probe, ABC):
             names, wanted = self.kit.names, client.given or client.variable
             client.name = names.claim(client if wanted else self, wanted or self.library)
             client.queue = self.kit.meters.histogram(catalogue.CLIENT_QUEUE, client.name)
+            # It exists before the first.
+            self.kit.meters.counter(catalogue.CLIENT_TIMEOUTS, client.name)
         return client.queue
+
+    def _late(self, client: Client | None) -> None:
+        """One of its requests gave up waiting."""
+        try:
+            if client is not None:
+                name = self._name(client)
+                self.kit.meters.counter(catalogue.CLIENT_TIMEOUTS, name).add()
+        except Exception as error:
+            contain(self.component, error)
+
+    def _created(self, client: Client | None, began: float) -> None:
+        """A connection was opened for it."""
+        try:
+            if client is not None:
+                name, took = self._name(client), perf_counter() - began
+                self.kit.meters.histogram(catalogue.CLIENT_CREATE, name).observe(took)
+        except Exception as error:
+            contain(self.component, error)
 
     def _enter(self, exchange: Exchange, *, calls: int = 0) -> None:
         """The exchange waits for another service."""

@@ -76,7 +76,8 @@ class AIOHTTP(Clients):
         config = TraceConfig()
         config.on_connection_queued_start.append(self._queued)
         config.on_connection_queued_end.append(self._next)
-        config.on_connection_create_start.append(self._got)
+        config.on_connection_create_start.append(self._opening)
+        config.on_connection_create_end.append(self._opened)
         config.on_connection_reuseconn.append(self._got)
         config.on_request_exception.append(self._gave_up)
         config.freeze()
@@ -147,9 +148,19 @@ class AIOHTTP(Clients):
         """There is a connection, or a place for one."""
         self._waited(session, wait, getattr(wait, "until", 0.0))
 
-    async def _gave_up(self, session: ClientSession, wait: SimpleNamespace, _params: Any) -> None:
+    async def _opening(self, session: ClientSession, wait: SimpleNamespace, params: Any) -> None:
+        await self._got(session, wait, params)
+        wait.opens = perf_counter()
+
+    async def _opened(self, session: ClientSession, wait: SimpleNamespace, _params: Any) -> None:
+        if self._hooks.on:
+            self._created(self._known(session), wait.opens)
+
+    async def _gave_up(self, session: ClientSession, wait: SimpleNamespace, params: Any) -> None:
         if getattr(wait, "since", None):
             self._waited(session, wait, perf_counter())
+            if isinstance(params.exception, TimeoutError) and self._hooks.on:
+                self._late(self._known(session))
 
     def _waited(self, session: ClientSession, wait: SimpleNamespace, until: float) -> None:
         try:

@@ -62,6 +62,8 @@ class HTTPX(Clients):
         self._direct: set[type] = set()
         self._deep = self._bodies = False
         self._hidden = ""
+        self._timeout: type[Exception] = TimeoutError
+        self._askers: set[CodeType] = set()
 
     @property
     def kinds(self) -> tuple[type, ...]:
@@ -97,8 +99,16 @@ class HTTPX(Clients):
             self._deep = True
             pool, pool_awaited = core.ConnectionPool, core.AsyncConnectionPool
             queues = _queue_of(pool.handle_request), _queue_of(pool_awaited.handle_async_request)
+            self._timeout = core.PoolTimeout
             wrap(pool, "handle_request", self._around_pool)
             wrap(pool_awaited, "handle_async_request", self._around_pool_awaited)
+            # Private, and called only where a connection is opened. Without it, that is not timed.
+            for kind, around in (
+                (core.HTTPConnection, self._around_opening),
+                (core.AsyncHTTPConnection, self._around_opening_awaited),
+            ):
+                if "_connect" in vars(kind):
+                    wrap(kind, "_connect", around)
             for queue in queues:
                 wrap(queue, "wait_for_connection", self._around_wait)
             self._direct |= {self._module.HTTPTransport, self._module.AsyncHTTPTransport}
@@ -294,7 +304,7 @@ class HTTPX(Clients):
         return CURRENT.get() if opened else None
 
     def _around_pool(self, original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        hooks, owners = self._hooks, self._owners
+        hooks, owners, timeout = self._hooks, self._owners, self._timeout
 
         def handle_request(pool: Any, request: Any) -> Any:
             client = None
@@ -307,6 +317,9 @@ class HTTPX(Clients):
                 contain(COMPONENT, error)
             try:
                 response = original(pool, request)
+            except timeout:
+                self._late(client)
+                raise
             finally:
                 # It waited so long, and be it in vain: the pool's timeout, cancelled.
                 if client is not None:
@@ -326,12 +339,13 @@ class HTTPX(Clients):
                 contain(COMPONENT, error)
             return response
 
+        self._askers.add(handle_request.__code__)
         return handle_request
 
     def _around_pool_awaited(
         self, original: Callable[[Any, Any], Awaitable[Any]]
     ) -> Callable[[Any, Any], Awaitable[Any]]:
-        hooks, owners = self._hooks, self._owners
+        hooks, owners, timeout = self._hooks, self._owners, self._timeout
 
         async def handle_async_request(pool: Any, request: Any) -> Any:
             client = None
@@ -344,6 +358,9 @@ class HTTPX(Clients):
                 contain(COMPONENT, error)
             try:
                 response = await original(pool, request)
+            except timeout:
+                self._late(client)
+                raise
             finally:
                 if client is not None:
                     try:
@@ -362,7 +379,41 @@ class HTTPX(Clients):
                 contain(COMPONENT, error)
             return response
 
+        self._askers.add(handle_async_request.__code__)
         return handle_async_request
+
+    def _around_opening(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def connect(connection: Any, *args: Any, **options: Any) -> Any:
+            client, began = self._asker(), perf_counter()
+            stream = original(connection, *args, **options)
+            self._created(client, began)
+            return stream
+
+        return connect
+
+    def _around_opening_awaited(
+        self, original: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Any]:
+        async def connect(connection: Any, *args: Any, **options: Any) -> Any:
+            client, began = self._asker(), perf_counter()
+            stream = await original(connection, *args, **options)
+            self._created(client, began)
+            return stream
+
+        return connect
+
+    def _asker(self) -> Client | None:
+        """The client for which a connection is opened, up the callers."""
+        try:
+            frame: FrameType | None = sys._getframe(2)
+            while frame is not None and self._hooks.on:
+                if frame.f_code in self._askers:
+                    client: Client | None = frame.f_locals["client"]
+                    return client
+                frame = frame.f_back
+        except Exception as error:
+            contain(COMPONENT, error)
+        return None
 
     def _owned(self, pool: Any) -> Client | None:
         """The client that a pool belongs to, which is seen for the first time; None if none uses it."""

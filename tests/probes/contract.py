@@ -757,6 +757,8 @@ class ClientContract(Named):
 
             assert during == {("active", "shop"): 1, ("idle", "shop"): 0}
             assert read(catalogue.CLIENT_OPEN) == {("active", "shop"): 0, ("idle", "shop"): 1}
+            await self.use(it)
+            assert read(catalogue.CLIENT_CREATE) == {("shop",): 1}
 
     @pytest.mark.anyio
     async def test_there_is_room_for_so_many_and_others_wait(
@@ -796,6 +798,7 @@ class ClientContract(Named):
 
             assert in_vain == 1
             assert self.events(read, "shop") == 2
+            assert read(catalogue.CLIENT_TIMEOUTS) == {("shop",): 1}
 
     @pytest.mark.anyio
     async def test_a_429_is_counted_although_we_answer_200(
