@@ -47,6 +47,7 @@ class Account:
         own: What the pool calls itself.
         described: Driver, host and database; never with credentials.
         blocks: Whether it has people wait for a connection, and does not refuse at once.
+        direct: Whether every connection of it is opened where that is seen, so that nobody has to be told.
         waiting: Who waits for a connection now.
         server: What is known of the server behind it.
     """
@@ -64,6 +65,7 @@ class Account:
         self.own = own
         self.described = described
         self.blocks = True
+        self.direct = False
         self.waiting: set[Lease] = set()
         self.server = Server()
         # Connections are opened before the pool is in the variable that names it.

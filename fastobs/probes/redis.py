@@ -82,8 +82,9 @@ class PoolAccount(Account):
 
     def name_it(self, name: str, known: Collection[catalogue.Metric]) -> None:
         super().name_it(name, known)
+        self.direct = _is_direct(self.pool())
         # Before, there is nowhere to count.
-        self.plain = _is_plain(self.pool())
+        self.plain = self.direct and not self.blocks
 
 
 Lent = tuple[PoolAccount, Exchange | None, float]
@@ -353,10 +354,8 @@ class RedisProbe(Pools):
             # Pools have every connection connected that they hand out; nearly always it is already. Where
             # that is hidden, `opening` asks in other ways, which take a call or two.
             there, lease = getattr(connection, "_sock", None) is not None, ACQUIRING.get()
-            if (there and (lease is None or lease.ended)) or not hooks.on:
-                begun = None
-            else:
-                begun = opening(connection)
+            told = lease is None or lease.ended or lease.account.direct
+            begun = None if (there and told) or not hooks.on else opening(connection)
             if begun is None:
                 if args or options:
                     return original(connection, *args, **options)
@@ -386,10 +385,8 @@ class RedisProbe(Pools):
         # It returns a coroutine: if there is nothing to be told, that of the library.
         def connect(connection: Any, *args: Any, **options: Any) -> Any:
             there, lease = getattr(connection, "_reader", None) is not None, ACQUIRING.get()
-            if (there and (lease is None or lease.ended)) or not hooks.on:
-                begun = None
-            else:
-                begun = opening(connection)
+            told = lease is None or lease.ended or lease.account.direct
+            begun = None if (there and told) or not hooks.on else opening(connection)
             if begun is None:
                 if args or options:
                     return original(connection, *args, **options)
@@ -495,7 +492,7 @@ class RedisProbe(Pools):
                 now = perf_counter()
                 # A connection class that connects in a way of its own gives no waits: they could not
                 # be told from the time that it takes.
-                if lease.reached and account.wait is not None:
+                if (lease.reached or account.direct) and account.wait is not None:
                     account.wait.observe(now - lease.since)
             self._end(lease, now)
             if self._hooks.on:
@@ -740,11 +737,12 @@ class Commands:
         return known
 
 
-def _is_plain(pool: Any) -> bool:
-    """Whether its connections are opened by `connect` as it is hooked, on the stack of its caller."""
-    if type(pool) not in POOLS:
+def _is_direct(pool: Any) -> bool:
+    """Whether its connections are connected as they are hooked, on the stack of who asks for one."""
+    # What an app makes of a pool may do otherwise.
+    if type(pool) not in (*POOLS, *BLOCKING):
         return False
-    kind = AbstractConnection if type(pool) is ConnectionPool else AioConnection
+    kind = AbstractConnection if isinstance(pool, ConnectionPool) else AioConnection
     own = getattr(pool.connection_class, "connect", None) is not kind.connect
     # With a cache on the client's side, another connection is around it.
     return not own and getattr(pool, "cache", None) is None

@@ -107,3 +107,14 @@ def test_a_command_of_redis_takes_seven_calls(redis_url: str) -> None:
         client.set("key:1", "value")
 
         check(lambda: client.get("key:1"), outside=7, inside=9)
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("probes")
+def test_a_command_through_a_pool_that_blocks_takes_14_calls(redis_url: str) -> None:
+    """Who waits is found in the context; within a request the wait is a part of it, too."""
+    pool = redis.BlockingConnectionPool.from_url(redis_url)
+    with redis.Redis.from_pool(pool) as client:
+        client.set("key:1", "value")
+
+        check(lambda: client.get("key:1"), outside=14, inside=18)
