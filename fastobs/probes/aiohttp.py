@@ -120,7 +120,8 @@ class AIOHTTP(Clients):
             return None
         try:
             self._used(session)
-            if session not in self._traced:
+            # They are few, and a look at the weak set takes ten times as long.
+            if self._trace not in session.trace_configs:
                 self._traced.add(session)
                 session.trace_configs.append(self._trace)
         except Exception as error:
@@ -167,6 +168,6 @@ class AIOHTTP(Clients):
             since = getattr(wait, "since", None) or until
             wait.since = None
             if self._hooks.on:
-                self._queue(self._known(session)).observe(until - since)
+                self._queue(self._used(session)).observe(until - since)
         except Exception as error:
             contain(COMPONENT, error)

@@ -50,6 +50,22 @@ def queued(session: ClientSession) -> int:
     return len(connector._waiters)
 
 
+async def test_sessions_that_share_their_traces_count_once_each(server, attach, read):
+    """A list of the app's may be that of several sessions; in the end it is the app's again."""
+    shared = [TraceConfig()]
+    probes = attach()
+    async with (
+        a_session(server, trace_configs=shared) as one,
+        ClientSession(server.url, trace_configs=shared) as two,
+    ):
+        for session in (one, two, one):
+            await get(session)
+        probes.detach()
+
+    assert len(shared) == 1
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 2, ("aiohttp",): 1}
+
+
 async def test_connections_are_told_apart(server, probes, read):
     """A connection is active while a request has it, and idle after that."""
     async with a_session(server) as session:
