@@ -430,7 +430,7 @@ async def test_probes_may_go_while_a_connection_is_out(
 @pytest.mark.usefixtures("contained_errors")
 @pytest.mark.parametrize("name", ["_seen", "_lease_in", "_plain_call", "_waited", "_take_back"])
 async def test_an_error_of_ours_stays_ours(
-    name: str, redis_url: str, probes: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, redis_url: str, probes: Any, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of what is done for pools that do not block, too."""
 
@@ -439,15 +439,15 @@ async def test_an_error_of_ours_stays_ours(
 
     with client_of(redis_url, redis.ConnectionPool) as client:
         async with async_client_of(redis_url, aio.ConnectionPool) as other:
-            # The first is not the usual one.
-            answers = [client.ping(), await other.ping()]
-            client.connection_pool.disconnect()
-            await other.connection_pool.disconnect()
+            # What has no name yet goes another way.
+            watch(client)
+            watch(other)
+            assert set(read(catalogue.POOL_PENDING)) == {("small",), ("small#2",)}
             monkeypatch.setattr(RedisProbe, name, broken)
-            answers += [client.ping(), await other.ping()]
+            answers = [client.ping(), await other.ping()]
             answers += [client.ping(), await other.ping()]
 
-    assert answers == [True] * 6
+    assert answers == [True] * 4
     assert _redis(probes)._opened_in == {}
 
 
@@ -485,6 +485,7 @@ def test_what_is_given_to_another_pool_stays_out(redis_url, probes, read) -> Non
         client_of(redis_url, redis.ConnectionPool) as client,
         client_of(redis_url, redis.ConnectionPool, client_name="other") as other,
     ):
+        client.ping()
         connection = client.connection_pool.get_connection(*ASKED)
         other.connection_pool.release(connection)
         watch(other)
