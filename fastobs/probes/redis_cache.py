@@ -158,8 +158,14 @@ class RedisCaches(Probe):
 
     def read(self) -> Iterator[Reading]:
         # Not at once with the hit: what speaks against it may come with the end of that request.
-        for suspect in list(self._suspects.values()):
-            if not suspect.name and not suspect.never and suspect.is_cache:
+        for known, suspect in list(self._suspects.items()):
+            if suspect.name or suspect.never:
+                continue
+            template = self._templates.of(suspect.template)
+            if template != suspect.template:
+                # Its place takes ever new words: what looked like a name may be somebody's.
+                self._merge(self._suspects.pop(known), template)
+            elif suspect.is_cache:
                 self._show(suspect)
         yield from ()
 
@@ -185,13 +191,40 @@ class RedisCaches(Probe):
             suspect.name, suspect.folded = OTHER, True
             tally = self._other = self._other or Tally(self.kit.meters, OTHER)
         suspect.tally = tally
-        folded = 0.0
-        for metric in (catalogue.CACHE_REQUESTS, catalogue.CACHE_LOAD, catalogue.CACHE_STAMPEDES):
-            for row in self._unseen.rows(metric):
-                if row.values[0] == suspect.template:
-                    folded += _carry(row, self.kit.meters, (suspect.name, *row.values[1:]))
+        folded = self._carry(suspect.template, self.kit.meters, suspect.name)
         if suspect.folded:
             self._overflowed(folded)
+
+    def _merge(self, suspect: Suspect, template: str | None) -> None:
+        """What was counted of one template belongs to another."""
+        target = self._suspects.get(template)
+        if target is None:
+            target = self._suspects[template] = self._new(template, never=template is None)
+        suspect.never = True
+        if not target.never:
+            target.loads += suspect.loads
+            target.writes += suspect.writes
+            meters = self.kit.meters if target.name else self._unseen
+            moved = self._carry(suspect.template, meters, target.name or target.template)
+            if target.folded:
+                self._overflowed(moved)
+
+    def _carry(self, template: str, meters: Meters, name: str) -> float:
+        """Add what was counted of a template to what these meters have of a name, and say how much."""
+        return sum(
+            _carry(row, meters, (name, *row.values[1:]))
+            for metric in (
+                catalogue.CACHE_REQUESTS,
+                catalogue.CACHE_LOAD,
+                catalogue.CACHE_STAMPEDES,
+            )
+            for row in list(self._unseen.rows(metric))
+            if row.values[0] == template
+        )
+
+    def _new(self, template: str | None, *, never: bool) -> Suspect:
+        name = template or OTHER
+        return Suspect(name, Tally(self._unseen, name), never=never)
 
     def _overflowed(self, amount: float = 1.0) -> None:
         metric = catalogue.CACHE_REQUESTS.name
@@ -303,9 +336,7 @@ class RedisCaches(Probe):
         suspect = self._suspects.get(template)
         if suspect is None:
             never = template is None or _is_known(sys._getframe(1))
-            tally = Tally(self._unseen, template or OTHER)
-            suspect = Suspect(template or OTHER, tally, never=never)
-            suspect = self._suspects.setdefault(template, suspect)
+            suspect = self._suspects.setdefault(template, self._new(template, never=never))
         if head and template == f"{_text(head)}:*":
             # Whatever comes last: most keys need no look at all.
             self._by_head[head] = suspect

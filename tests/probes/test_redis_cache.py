@@ -347,6 +347,35 @@ def test_names_that_look_like_words_become_one(client, probes, read) -> None:
     assert suspects["user:*:profile"].tally.hits.value == 1
 
 
+def test_keys_that_turn_out_to_be_data_are_no_names(client, probes, read) -> None:
+    """The first ones looked like words, and were counted as such; who is called so is told nobody."""
+    people = [f"{a}{b}x" for a in "ghijk" for b in "ghijk"]
+    for person in people:
+        cached(client, person)
+        cached(client, person)
+
+    requests = read(catalogue.CACHE_REQUESTS)
+    assert {name for name, _ in requests} == {"*"}
+    assert (requests["*", "hit"], requests["*", "miss"]) == (len(people), len(people))
+    assert read(catalogue.CACHE_LOAD)["*",] == len(people)
+    assert set(probes_of(probes)._suspects) == {"*"}
+
+
+def test_what_is_no_cache_stays_none_when_its_key_turns_out_to_be_data(
+    client, probes, read
+) -> None:
+    """And what turns out to be of it is none, either."""
+    people = [f"{a}{b}x" for a in "ghijk" for b in "ghijk"]
+    cached(client, people[0])
+    cached(client, people[0])
+    client.incr("counter:1")
+    for person in people[1:]:
+        client.set(person, 1)
+        client.incr(person)
+
+    assert {name for name, _ in read(catalogue.CACHE_REQUESTS)} == set()
+
+
 def test_a_cache_that_cannot_be_asked_has_errors(client, probes, read) -> None:
     """What is wrong with a command is no error of the cache."""
     cached(client, "user:1")
