@@ -30,7 +30,6 @@ from fastobs.probes.redis import RedisProbe
 from tests.driving import Clock, scope
 from tests.parts import PATIENCE
 from tests.probes.contract import SECRET, PoolContract
-from tests.probes.gate import Gate
 from tests.probes.turns import STEP, take_turns
 from tests.probes.waiting import until
 
@@ -312,24 +311,26 @@ async def test_who_is_cancelled_while_a_connection_is_opened_leaves_nothing_behi
     kind: Any, redis_url: str, probes: Any, read: Read
 ) -> None:
     """They waited for it, and then it was not opened."""
-    with Gate(redis_url) as gate:
-        async with async_client_of(gate.url, kind) as client:
-            watch(client)
-            assert read(catalogue.POOL_WAIT) == {("small",): 0}
-            await _cancelled(client, gate)
+    opening = asyncio.Event()
 
-            assert read(catalogue.POOL_COUNT) == {("small", "used"): 0, ("small", "idle"): 0}
-            assert read(catalogue.POOL_PENDING) == read(catalogue.POOL_CREATE) == {("small",): 0}
-            assert read(catalogue.POOL_WAIT) == {("small",): 1}
-            assert _redis(probes)._opened_in == {}
+    async def stuck(_: Any) -> None:
+        opening.set()
+        await asyncio.Event().wait()
 
+    async with async_client_of(redis_url, kind, redis_connect_func=stuck) as client:
+        watch(client)
+        assert read(catalogue.POOL_WAIT) == {("small",): 0}
+        task = asyncio.create_task(client.ping())
+        async with asyncio.timeout(PATIENCE):
+            await opening.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
-async def _cancelled(client: Any, gate: Gate) -> None:
-    task = asyncio.create_task(client.ping())
-    await until(lambda: gate.waiting)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+        assert read(catalogue.POOL_COUNT)["small", "used"] == 0
+        assert read(catalogue.POOL_PENDING) == read(catalogue.POOL_CREATE) == {("small",): 0}
+        assert read(catalogue.POOL_WAIT) == {("small",): 1}
+        assert _redis(probes)._opened_in == {}
 
 
 def _redis(probes: Any) -> RedisProbe:
