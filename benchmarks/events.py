@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial, partialmethod
 from importlib.metadata import version
-from inspect import iscoroutinefunction
+from inspect import Parameter, iscoroutinefunction, signature
 from itertools import repeat
 from math import floor
 from pathlib import Path
@@ -55,7 +55,12 @@ TRIES = 3
 """Times that each number is taken, of which the best one counts."""
 
 FEWEST = 10
-"""Requests of one round at least; of fewer, one that a neighbour held up is most of the number."""
+"""Requests of one try at least; of fewer, one that a neighbour held up is most of the number."""
+
+LONG = 100
+"""Microseconds. Of an event that takes longer, a neighbour hits most tries that have so many."""
+OF_LONG = {"tries": 40, "requests": 2}
+"""So these are shorter, and there are more of them."""
 
 PER_REQUEST = 10
 """Events of one request; what its end costs for them is shared by so many."""
@@ -82,17 +87,21 @@ SECTIONS: dict[str, Any] = {"traces": None, "profiles": None, "slow": None, "run
 
 METHOD = (
     "Microseconds of CPU. The same calls are timed with the library as the probes hook it and as it "
-    f"is without them, in turn in one process, {TRIES} times of which the best counts; given are the "
-    "medians of the paired differences, and between what they are with 95 % certainty. The garbage collector is off. What is not hooked but written into the app by hand is compared with the "
+    f"is without them, in turn in one process, {TRIES} times of which the best counts, {OF_LONG['tries']} "
+    f"shorter ones of an event that takes over {LONG} us; given are the medians of the paired differences, "
+    "and between what they are with 95 % certainty. The garbage collector is off. What is not hooked but "
+    "written into the app by hand is compared with the "
     f"code without it. Inside, a request has {PER_REQUEST} events, and what its end costs for them "
     "is in. Checkout and checkin are two events; a GET of redis-py is four: checkout, command, look-up "
     "of a cache, checkin. Each has its budget. Rows without a socket have a connection whose other end "
     "answers at once: they judge us, since a round trip through the kernel varies by more than what is "
-    "looked for here. *The least* is what no adapter can be below: the same methods and events hooked "
-    "with functions that only pass on (around a coroutine, one that awaits it), and the readings of the "
-    "clock, the look-ups, the writes to rows, the app's line and, inside, the part of the request that the "
-    "numbers consist of, each as it is measured here. Where that is above the budget, Python does not allow it; "
-    "what is over is told, not hidden."
+    "looked for here. *The least* is what an adapter of this kind comes to if it does nothing but this: the "
+    "same methods and events hooked with functions that only pass on, each with the arguments of the original "
+    "(around a coroutine, one that awaits it), and the readings of the clock, the look-ups, the writes to rows, "
+    "the app's line and, inside, the part of the request that the numbers consist of, each as it is measured "
+    "here, where all of it is in the processor's caches. What holds them together is not in: comparisons, the "
+    "containment of errors, exceptions. Where that is above the budget, Python does not allow it; what is over "
+    "is told, not hidden."
 )
 
 ADD, OBSERVE, CLOCK, ASK, FIND, KEEP, LINE, PART = (
@@ -580,10 +589,11 @@ async def httpx() -> AsyncIterator[list[Event]]:
                 title=f"httpx: a request{how}",
                 drive=calling(partial(one.get, url)),
                 metric=catalogue.CLIENT_QUEUE,
-                made_of=MadeOf(observes=1, clocks=2, parts=1),
+                # Who gets a connection at once has waited 0 seconds, without a clock.
+                made_of=MadeOf(adds=1, parts=1),
                 without=(
                     "the time in the queue for a connection, which takes hooks around the client, its pool "
-                    "and the pool's connections, and with it upstream 429s"
+                    "and the wait there, and with it upstream 429s"
                 ),
             )
             for one, how in ((wired, ", no socket"), (client, " to a local server"))
@@ -647,15 +657,16 @@ class Bench:
             with _empty_hooks():
                 self._probes.attach(load(None, SECTIONS))
 
-    async def outside(self, drive: Drive, requests: int) -> float:
+    async def outside(self, drive: Drive, requests: int, tries: int = TRIES) -> float:
         """Microseconds of CPU per event, of as many as these requests would have."""
-        return await _took(drive, requests * PER_REQUEST) / (requests * PER_REQUEST)
+        events = requests * PER_REQUEST
+        return await _took(drive, events, tries) / events
 
-    async def inside(self, drive: Drive, requests: int) -> float:
+    async def inside(self, drive: Drive, requests: int, tries: int = TRIES) -> float:
         """The same with the requests."""
         self.drive = drive
         serve = partial(driver.drive, self._app, shop.PATH)
-        return await _took(serve, requests) / (requests * PER_REQUEST)
+        return await _took(serve, requests, tries) / (requests * PER_REQUEST)
 
     def close(self) -> None:
         """Nothing is observed any more."""
@@ -667,14 +678,14 @@ class Bench:
         return Response()
 
 
-async def _took(drive: Drive, times: int) -> float:
+async def _took(drive: Drive, times: int, tries: int) -> float:
     """Microseconds of CPU, of the best of some tries: neighbours only ever make it longer."""
     # As timeit does: when the collector runs is chance.
     gc.collect()
     gc.disable()
     try:
         took = []
-        for _ in range(TRIES):
+        for _ in range(tries):
             started = process_time()
             await drive(times)
             took.append((process_time() - started) * 1e6)
@@ -713,7 +724,10 @@ async def _cost(bench: Bench, event: Event, rounds: int, milliseconds: float) ->
     if event.metric and _recorded(process().meters, event.metric) <= before:
         msg = f"{event.title}: nothing was recorded in {event.metric.name}."
         raise RuntimeError(msg)
-    requests = max(FEWEST, int(milliseconds * 1e3 / TRIES / micros))
+    if micros > LONG * PER_REQUEST:
+        tries, requests = OF_LONG["tries"], OF_LONG["requests"]
+    else:
+        tries, requests = TRIES, max(FEWEST, int(milliseconds * 1e3 / TRIES / micros))
     for _ in range(rounds):
         took: dict[str, tuple[float, float]] = {}
         states = ["on", "off"] if event.made_of is None else ["on", "off", "empty"]
@@ -724,7 +738,10 @@ async def _cost(bench: Bench, event: Event, rounds: int, milliseconds: float) ->
             # The interpreter adapts to what was hooked or given back.
             await bench.inside(drive, requests // 4 + 1)
             await bench.outside(drive, requests // 4 + 1)
-            took[state] = await bench.outside(drive, requests), await bench.inside(drive, requests)
+            took[state] = (
+                await bench.outside(drive, requests, tries),
+                await bench.inside(drive, requests, tries),
+            )
         plain.append(took["off"][0])
         outside.append(took["on"][0] - took["off"][0])
         inside.append(took["on"][1] - took["off"][1])
@@ -772,14 +789,24 @@ def _listen_empty(probe: Any, listen: Any, target: Any, name: str, _listener: ob
 
 
 def _passing_on(original: Callable[..., Any]) -> Callable[..., Any]:
-    def hook(*args: Any, **options: Any) -> Any:
-        return original(*args, **options)
-
-    async def awaited(*args: Any, **options: Any) -> Any:
-        return await original(*args, **options)
-
+    """A function that takes what the original takes, and hands it on one by one: the cheapest way."""
+    takes, gives = [], []
+    for name, parameter in signature(original, follow_wrapped=False).parameters.items():
+        star = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        only_named = parameter.kind is Parameter.KEYWORD_ONLY
+        if only_named and not any(one.startswith("*") for one in takes):
+            takes.append("*")
+        takes.append(star + name)
+        gives.append(f"{name}={name}" if only_named else star + name)
     # What is awaited has its answer only then.
-    return awaited if iscoroutinefunction(original) else hook
+    way = ("async def", "await") if iscoroutinefunction(original) else ("def", "")
+    source = f"{way[0]} hook({', '.join(takes)}): return {way[1]} original({', '.join(gives)})"
+    names: dict[str, Any] = {"original": original}
+    exec(source, names)
+    hook = names["hook"]
+    hook.__defaults__ = getattr(original, "__defaults__", None)
+    hook.__kwdefaults__ = getattr(original, "__kwdefaults__", None)
+    return hook  # type: ignore[no-any-return]
 
 
 def _recorded(meters: Meters, metric: Metric | None) -> float:
