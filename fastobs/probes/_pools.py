@@ -332,7 +332,7 @@ class Pools(Probe, ABC):
             lease = Lease(account, exchange, ACQUIRING.get(), now)
             if self.held_after is not None:
                 lease.site = call_site(FRAMES, INNER)
-            if exchange is not None and account.blocks:
+            if exchange is not None and account.blocks and self._may_wait(pool):
                 enter(exchange, "pool_wait", now)
                 lease.part = "pool_wait"
             ACQUIRING.set(lease)
@@ -342,6 +342,10 @@ class Pools(Probe, ABC):
             contain(self.component, error)
             return None
         return lease
+
+    def _may_wait(self, pool: Any) -> bool:  # noqa: ARG002
+        """Whether there may be a wait that is a part of the request's time; where that is known."""
+        return True
 
     def _got(self, lease: Lease, connection: Any) -> None:  # noqa: ARG002
         """They have it."""

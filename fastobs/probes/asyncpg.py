@@ -216,6 +216,13 @@ class AsyncPG(Pools):
 
         return connect
 
+    def _may_wait(self, pool: Any) -> bool:
+        try:
+            # No public name: who is free. What takes no time needs no part.
+            return not pool._queue.qsize()
+        except AttributeError:
+            return True
+
     def _got(self, lease: Lease, connection: Any) -> None:  # noqa: ARG002
         try:
             account, holder, waits = lease.account, lease.next, lease.waits

@@ -168,6 +168,11 @@ class PsycopgPool(Pools):
 
         return connect
 
+    def _may_wait(self, pool: Pool) -> bool:
+        # No public names that are quick: who is free, and whether that is checked first. What takes no
+        # time needs no part.
+        return not getattr(pool, "_pool", None) or getattr(pool, "_check", None) is not None
+
     def _got(self, lease: Lease, connection: Any) -> None:
         try:
             lease.account.waiting.discard(lease)

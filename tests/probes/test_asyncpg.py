@@ -273,6 +273,18 @@ async def test_a_statement_is_the_databases_part_of_a_request(
     assert read(catalogue.DB_DURATION)["postgresql", "SELECT", ""] == 1
 
 
+async def test_a_connection_that_is_there_takes_no_part_of_a_request(
+    database_url: str, probes: Any
+) -> None:
+    """It takes no time that would be worth telling."""
+    async with pool_of(database_url) as pool:
+        with request("/") as exchange:
+            async with pool.acquire():
+                pass
+
+    assert not exchange.parts
+
+
 @pytest.mark.parametrize("first", ["direct", "engine"])
 async def test_what_sqlalchemy_sends_is_counted_once(
     first: str, database_url: str, attach: Any, read: Read

@@ -81,6 +81,18 @@ def total(meters: Meters, metric: catalogue.Metric) -> float:
     return sum(row.sum for row in meters.rows(metric) if isinstance(row, Histogram))
 
 
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_connection_that_is_there_takes_no_part_of_a_request(
+    checked: bool, database_url: str, probes: Any
+) -> None:
+    """It takes no time that would be worth telling, unless the server is asked first."""
+    check = ConnectionPool.check_connection if checked else None
+    with pool_of(database_url, check=check) as pool, request("/") as exchange:
+        pool.putconn(pool.getconn())
+
+    assert bool(exchange.parts) is checked
+
+
 def test_opening_a_connection_is_not_waiting(
     database_url: str, clock: Clock, meters: Meters, read: Read
 ) -> None:
