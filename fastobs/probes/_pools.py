@@ -177,6 +177,8 @@ class Pools(Probe, ABC):
     """Where an error of ours is counted."""
     timeout: type[BaseException] = TimeoutError
     """What the pool raises for who has waited too long."""
+    knows_free = False
+    """Whether it can tell without a wait that a pool has a connection: `_may_wait`."""
     held_after: float | None = None
     """Seconds after which a connection that is out has a line in the log; None for no such lines."""
 
@@ -332,7 +334,11 @@ class Pools(Probe, ABC):
             lease = Lease(account, exchange, ACQUIRING.get(), now)
             if self.held_after is not None:
                 lease.site = call_site(FRAMES, INNER)
-            if exchange is not None and account.blocks and self._may_wait(pool):
+            if (
+                exchange is not None
+                and account.blocks
+                and (not self.knows_free or self._may_wait(pool))
+            ):
                 enter(exchange, "pool_wait", now)
                 lease.part = "pool_wait"
             ACQUIRING.set(lease)
@@ -344,7 +350,7 @@ class Pools(Probe, ABC):
         return lease
 
     def _may_wait(self, pool: Any) -> bool:  # noqa: ARG002
-        """Whether there may be a wait that is a part of the request's time; where that is known."""
+        """Whether there may be a wait that is a part of the request's time; asked if `knows_free`."""
         return True
 
     def _got(self, lease: Lease, connection: Any) -> None:  # noqa: ARG002

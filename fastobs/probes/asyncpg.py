@@ -73,6 +73,7 @@ class AsyncPG(Pools):
     """The pools family, for asyncpg."""
 
     component = COMPONENT
+    knows_free = True
 
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)

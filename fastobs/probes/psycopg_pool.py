@@ -54,6 +54,7 @@ class PsycopgPool(Pools):
 
     component = COMPONENT
     timeout = PoolTimeout
+    knows_free = True
 
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)
