@@ -281,6 +281,7 @@ class Meters:
             name: {} for name in catalogue.CATALOGUE
         }
         self._lock = threading.RLock()
+        self._asking = threading.RLock()
         self._readers: dict[Any, tuple[Reader, _Memory]] = {}
         self._memories: WeakKeyDictionary[Reader, _Memory] = WeakKeyDictionary()
         for metric in ZERO_FROM_THE_START:
@@ -326,6 +327,7 @@ class Meters:
     def begin_anew(self, store: Store) -> None:
         """Go on in another store from zero: in a forked child, what was counted is the parent's."""
         self._lock = threading.RLock()
+        self._asking = threading.RLock()
         self._store = store
         for rows in self._rows.values():
             for row in rows.values():
@@ -346,11 +348,13 @@ class Meters:
 
     def refresh(self) -> None:
         """Ask every probe now."""
-        for reader, memory in list(self._readers.values()):
-            try:
-                memory.take(self, reader.read())
-            except Exception as error:
-                contain(f"probe.{type(reader).__name__}", error)
+        # Who was asked first and told last would seem to have begun at zero, and be counted again.
+        with self._asking:
+            for reader, memory in list(self._readers.values()):
+                try:
+                    memory.take(self, reader.read())
+                except Exception as error:
+                    contain(f"probe.{type(reader).__name__}", error)
 
     def _typed(self, kind: type[R], metric: Metric, values: tuple[str, ...]) -> R:
         row = self._rows[metric.name].get(values)

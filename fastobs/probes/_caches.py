@@ -18,7 +18,7 @@ from fastobs.cells import Meters
 from . import Kit
 from ._never import Judge
 
-__all__ = ["Caches", "Loads", "Tally", "answered", "asks", "decorated", "timed"]
+__all__ = ["Caches", "Counted", "Loads", "Tally", "answered", "asks", "decorated", "timed"]
 
 COMPONENT = "probes.caches"
 
@@ -52,6 +52,39 @@ class Tally:
             self._stampedes.add()
         if self._judge is not None and not self._judge.over:
             self._judge.look(self.hits, self.misses)
+
+
+class Counted:
+    """What a cache has counted itself: told once, whatever it is called by then."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self) -> None:
+        self._told = (0.0, 0.0, 0.0)
+
+    def tell(
+        self,
+        meters: Meters,
+        name: str,
+        *,
+        hits: float,
+        misses: float,
+        evictions: float | None = None,
+    ) -> None:
+        """Count what has come since the last time; given is all that there ever was."""
+        now = (hits, misses, evictions or 0.0)
+        before, self._told = self._told, now
+        if any(less < more for less, more in zip(now, before, strict=True)):
+            # It was cleared, and has begun at zero with all of them.
+            before = (0.0, 0.0, 0.0)
+        counters = [
+            meters.counter(catalogue.CACHE_REQUESTS, name, "hit"),
+            meters.counter(catalogue.CACHE_REQUESTS, name, "miss"),
+        ]
+        if evictions is not None:
+            counters.append(meters.counter(catalogue.CACHE_EVICTIONS, name))
+        for counter, all_of_them, told in zip(counters, now, before, strict=False):
+            counter.add(all_of_them - told)
 
 
 class Entry:

@@ -23,6 +23,7 @@ from fastobs.cells import Reading
 from fastobs.config import Settings
 
 from . import Kit, Probe
+from ._caches import Counted
 
 __all__ = ["CacheTools", "probe"]
 
@@ -86,6 +87,7 @@ class Entry:
         self.what = f"cachetools {type(obj).__name__}"
         self.given = self.variable = self.name = self.hindrance = ""
         self.tally = Tally()
+        self.counted = Counted()
         self.base: type | None = None
 
     @property
@@ -202,18 +204,22 @@ class CacheTools(Probe):
             entry.name = self.kit.names.claim(entry, entry.wanted)
         name = entry.name
         if isinstance(obj, Cache):
-            hits, misses = entry.tally.hits, entry.tally.misses
-            yield Reading(catalogue.CACHE_EVICTIONS, (name,), entry.tally.evictions)
+            tally = entry.tally
+            entry.counted.tell(
+                self.kit.meters,
+                name,
+                hits=tally.hits,
+                misses=tally.misses,
+                evictions=tally.evictions,
+            )
             # Not len(): a cache with expiry tidies itself up then, and that is for the app's threads.
             yield Reading(catalogue.CACHE_ENTRIES, (name,), Cache.__len__(obj))
             if (most := _most(obj)) is not None:
                 yield Reading(catalogue.CACHE_MAX, (name,), most)
         else:
             info = obj.cache_info()
-            hits, misses = info.hits, info.misses
+            entry.counted.tell(self.kit.meters, name, hits=info.hits, misses=info.misses)
             yield Reading(catalogue.CACHE_ENTRIES, (name,), info.currsize)
-        yield Reading(catalogue.CACHE_REQUESTS, (name, "hit"), hits)
-        yield Reading(catalogue.CACHE_REQUESTS, (name, "miss"), misses)
 
 
 def _most(cache: Any) -> float | None:

@@ -14,6 +14,7 @@ from fastobs._contain import contained
 from fastobs.cells import Reading
 
 from . import Kit, Probe
+from ._caches import Counted
 from ._names import of_the_app
 
 __all__ = ["CachedFunctions", "probe"]
@@ -29,12 +30,13 @@ def probe(kit: Kit) -> Probe:
 class Entry:
     """A cached function."""
 
-    __slots__ = ("__weakref__", "given", "name", "obj", "wanted")
+    __slots__ = ("__weakref__", "counted", "given", "name", "obj", "wanted")
 
     def __init__(self, obj: ref[Any], wanted: str) -> None:
         self.obj = obj
         self.wanted = wanted
         self.given = self.name = ""
+        self.counted = Counted()
 
 
 class CachedFunctions(Probe):
@@ -139,8 +141,7 @@ class CachedFunctions(Probe):
         if not entry.name:
             entry.name = self.kit.names.claim(entry, entry.given or entry.wanted)
         info = function.cache_info()
-        yield Reading(catalogue.CACHE_REQUESTS, (entry.name, "hit"), info.hits)
-        yield Reading(catalogue.CACHE_REQUESTS, (entry.name, "miss"), info.misses)
+        entry.counted.tell(self.kit.meters, entry.name, hits=info.hits, misses=info.misses)
         entries = info.currsize if hasattr(info, "currsize") else info.length
         yield Reading(catalogue.CACHE_ENTRIES, (entry.name,), entries)
         if (most := _most(info)) is not None:

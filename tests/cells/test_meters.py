@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -117,6 +117,30 @@ def test_a_counter_never_falls_when_what_it_reads_is_cleared(meters: Meters) -> 
         meters.refresh()
 
     assert values(meters, catalogue.CACHE_REQUESTS) == {("c", "hit"): 17.0}
+
+
+def test_who_is_asked_twice_at_once_is_not_taken_for_cleared(meters: Meters) -> None:
+    """A scrape and a worker's tick: what was asked first would be told last, and be less."""
+
+    class Counting:
+        count = 0
+
+        def read(self) -> Iterator[Reading]:
+            self.count += 10
+            now = self.count
+            if now == 10:
+                others.start()
+                # They would be done by then, if they could.
+                others.join(0.05)
+            yield hits(now)
+
+    others = threading.Thread(target=meters.refresh)
+    probe = Counting()
+    meters.ask(probe)
+    meters.refresh()
+    others.join()
+
+    assert values(meters, catalogue.CACHE_REQUESTS) == {("c", "hit"): 20.0}
 
 
 def test_a_gauge_that_its_probe_no_longer_reads_disappears(meters: Meters) -> None:

@@ -62,6 +62,13 @@ SECRET = "hunter2"
 COUNTER = count()
 """For keys that nobody has used yet."""
 
+SIZES = [
+    each
+    for each in catalogue.CATALOGUE.values()
+    if each.kind == "gauge" and {"cache", "client", catalogue.POOL} & {*each.labels}
+]
+"""What is told of an object by its name."""
+
 CONTAINING = {"contain", "contained", "timed", "asks", "answered", "_ask", "_collected"}
 """What of ours may be called without a net, or on a thread of its own: it is one."""
 
@@ -433,7 +440,7 @@ class Named(Contract):
     async def test_it_is_called_as_it_is_given_or_as_its_variable(
         self, place: str, attach: Any, read: Read, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """No two have one name, and a later name is taken up."""
+        """No two have one name. A later name is taken up: what was counted before stays where it is."""
         here = sys.modules[type(self).__module__]
         found = self.found(f"{here.__name__}.a_variable")
         async with (
@@ -452,9 +459,11 @@ class Named(Contract):
             await self.use(second)
 
             assert seen == [1, 1, 1]
-            assert self.events(read, "renamed") >= 1
+            assert [self.events(read, name) for name in ("shop#2", "renamed")] == [1, 1]
             for name in ("shop", "renamed", found):
                 assert f"  {name}: " in probes.status()
+            sizes = {values for metric in SIZES for values in read(metric)}
+            assert [values for values in sizes if "shop#2" in values] == []
 
 
 class Lines:

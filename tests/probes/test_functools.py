@@ -144,6 +144,34 @@ def test_clearing_takes_nothing_back(app_module: Any, probes: Probes, own: Read)
     assert (before, cleared, own(catalogue.CACHE_REQUESTS)["double", "hit"]) == (2, 2, 3)
 
 
+def test_what_was_cleared_and_has_counted_more_since_is_told(
+    app_module: Any, probes: Probes, own: Read
+) -> None:
+    """One of its two numbers is less than before, and so both have begun at zero."""
+    for number in (1, 2, 2):
+        app_module.double(number)
+    own(catalogue.CACHE_REQUESTS)
+    app_module.double.cache_clear()
+    for _ in range(4):
+        app_module.double(1)
+
+    requests = own(catalogue.CACHE_REQUESTS)
+    assert (requests["double", "hit"], requests["double", "miss"]) == (1 + 3, 2 + 1)
+
+
+def test_who_is_called_like_one_that_is_gone_counts_for_itself(probes: Probes, read: Read) -> None:
+    """The series goes on with all that the new one has counted."""
+    for _ in range(2):
+        function = watch(functools.lru_cache(lambda: 1), name="c")
+        for _ in range(5):
+            function()
+        read(catalogue.CACHE_REQUESTS)
+        del function
+        gc.collect()
+
+    assert read(catalogue.CACHE_REQUESTS)["c", "hit"] == 8
+
+
 def test_a_function_that_comes_later_is_found(app_module: Any, probes: Probes, own: Read) -> None:
     """In a module that was looked at before."""
     own(catalogue.CACHE_ENTRIES)
