@@ -10,6 +10,7 @@ from fastobs.catalogue import (
     CLIENT_PENDING,
     CLIENT_QUEUE,
     CLIENT_TIMEOUTS,
+    CLIENT_USE,
     DB_DURATION,
     DB_OPERATION,
     DB_REPEATED,
@@ -231,7 +232,7 @@ def clients(limits: Thresholds) -> list[Chart]:
                 maybe_empty=none_watched,
             ),
             unit="reqps",
-            width=12,
+            width=8,
         ),
         timeseries(
             "Opening an outgoing connection P95",
@@ -242,7 +243,18 @@ def clients(limits: Thresholds) -> list[Chart]:
                 maybe_empty=none_watched,
             ),
             unit=unit_of(CLIENT_CREATE),
-            width=12,
+            width=8,
+        ),
+        timeseries(
+            "An outgoing connection held for P95",
+            "Is the other side slow, or are answers read slowly?",
+            query(
+                quantile(0.95, CLIENT_USE, *SCOPE, by=["client"]),
+                "{{client}}",
+                maybe_empty=none_watched,
+            ),
+            unit=unit_of(CLIENT_USE),
+            width=8,
         ),
     ]
 

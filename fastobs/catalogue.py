@@ -298,6 +298,14 @@ CLIENT_QUEUE = Metric(
     QUICK,
     limit=100,
 )
+CLIENT_USE = Metric(
+    "fastobs_http_client_use_time_seconds",
+    "histogram",
+    "Time that outgoing requests had a connection: open, and not given back.",
+    ("client",),
+    LONG,
+    limit=100,
+)
 
 CACHE_REQUESTS = Metric(
     "fastobs_cache_requests_total",
@@ -589,6 +597,7 @@ POOLS = Family(
         CLIENT_TIMEOUTS,
         CLIENT_CREATE,
         CLIENT_QUEUE,
+        CLIENT_USE,
     ),
 )
 CACHES = Family(

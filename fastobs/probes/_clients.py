@@ -32,11 +32,17 @@ class Client:
     Attributes:
         name: Its label. Those that nobody named share their library's: there may be one per request.
         queue: How long its requests wait for a connection; None until its name is known, or known anew.
+        use: How long they have one; None until the first gave it back.
     """
 
     def __init__(self) -> None:
         self.given = self.variable = self.name = ""
         self.queue: Histogram | None = None
+        self.use: Histogram | None = None
+
+    def rename(self) -> None:
+        """What is told from now on goes by another name."""
+        self.queue = self.use = None
 
 
 class Clients(Probe, ABC):
@@ -66,7 +72,8 @@ class Clients(Probe, ABC):
             return False
         client = self._known(obj)
         if name is not None and name != client.given:
-            client.given, client.queue = name, None
+            client.given = name
+            client.rename()
         return True
 
     def found(self, obj: Any, name: str) -> None:
@@ -74,7 +81,7 @@ class Clients(Probe, ABC):
         if not client.variable:
             client.variable = name
             if not client.given:
-                client.queue = None
+                client.rename()
 
     def read(self) -> Iterator[Reading]:
         counts: dict[str, tuple[int, int]] = {}
@@ -167,6 +174,17 @@ class Clients(Probe, ABC):
             if client is not None:
                 name, took = self._name(client), perf_counter() - began
                 self.kit.meters.histogram(catalogue.CLIENT_CREATE, name).observe(took)
+        except Exception as error:
+            contain(self.component, error)
+
+    def _gave_back(self, client: Client, since: float) -> None:
+        """One of its requests had a connection since then."""
+        try:
+            took = perf_counter() - since
+            if client.use is None:
+                name = self._name(client)
+                client.use = self.kit.meters.histogram(catalogue.CLIENT_USE, name)
+            client.use.observe(took)
         except Exception as error:
             contain(self.component, error)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
 
-from aiohttp import ClientResponse, ClientSession, TraceConfig
+from aiohttp import BaseConnector, ClientResponse, ClientSession, TraceConfig
 
 from fastobs import catalogue
 from fastobs._contain import contain
@@ -16,7 +17,7 @@ from fastobs._exchange import CURRENT, Exchange
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._clients import Clients
+from ._clients import Client, Clients
 
 __all__ = ["AIOHTTP", "probe"]
 
@@ -45,6 +46,7 @@ class AIOHTTP(Clients):
         # methods all come to _request, which has had that name since aiohttp 1.0.
         self._hooks.wrap(ClientSession, "_request", self._around_request)
         self._hooks.wrap(ClientResponse, "read", self._around_read)
+        self._hooks.wrap(BaseConnector, "connect", self._around_connect)
 
     def detach(self) -> None:
         super().detach()
@@ -114,6 +116,33 @@ class AIOHTTP(Clients):
                 self._leave(exchange)
 
         return read
+
+    def _around_connect(
+        self, original: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Any]]:
+        async def connect(
+            connector: BaseConnector, req: Any, traces: Any, *args: Any, **options: Any
+        ) -> Any:
+            connection = await original(connector, req, traces, *args, **options)
+            self._has(connection, traces)
+            return connection
+
+        return connect
+
+    def _has(self, connection: Any, traces: Any) -> None:
+        """A request has a connection, until that calls back; one that is lost never does."""
+        try:
+            for trace in traces if self._hooks.on else ():
+                # No public names: whose traces these are.
+                if trace._trace_config is self._trace:
+                    client = self._known(trace._session)
+                    connection.add_callback(partial(self._given_back, client, perf_counter()))
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    def _given_back(self, client: Client, since: float) -> None:
+        if self._hooks.on:
+            self._gave_back(client, since)
 
     def _begin(self, session: ClientSession) -> Exchange | None:
         if not self._hooks.on:

@@ -62,6 +62,8 @@ class HTTPX(Clients):
         self._direct: set[type] = set()
         self._deep = self._bodies = False
         self._hidden = ""
+        # Of its times, those that this release hides.
+        self._missing: list[str] = []
         self._timeout: type[Exception] = TimeoutError
         self._askers: set[CodeType] = set()
 
@@ -85,10 +87,18 @@ class HTTPX(Clients):
             self._direct.clear()
             self._deep = self._bodies = False
             self._hidden = ""
+            self._missing = []
 
     def unwatchable(self) -> Iterator[tuple[str, str]]:
         if self._hidden:
             yield self.library, self._hidden
+
+    def unknown(self) -> str:
+        if self._missing:
+            return (
+                f"this release hides some of its times: {', '.join(self._missing)}. Update fastobs."
+            )
+        return ""
 
     def _attach_core(self) -> None:
         # httpx imports it with the first client; clients that exist already have done so.
@@ -99,16 +109,30 @@ class HTTPX(Clients):
             self._deep = True
             pool, pool_awaited = core.ConnectionPool, core.AsyncConnectionPool
             queues = _queue_of(pool.handle_request), _queue_of(pool_awaited.handle_async_request)
+            bodies = (
+                (_kind_beside(pool.handle_request, "__iter__", "close"), "close"),
+                (_kind_beside(pool_awaited.handle_async_request, "__aiter__", "aclose"), "aclose"),
+            )
             self._timeout = core.PoolTimeout
             wrap(pool, "handle_request", self._around_pool)
             wrap(pool_awaited, "handle_async_request", self._around_pool_awaited)
-            # Private, and called only where a connection is opened. Without it, that is not timed.
-            for kind, around in (
+            # What has no public name is missed if it is not there: those times are not told then.
+            opening = (
                 (core.HTTPConnection, self._around_opening),
                 (core.AsyncHTTPConnection, self._around_opening_awaited),
-            ):
+            )
+            missing = set()
+            for kind, around in opening:
                 if "_connect" in vars(kind):
                     wrap(kind, "_connect", around)
+                else:
+                    missing.add("create")
+            for body, way in bodies:
+                if body is not None:
+                    wrap(body, way, self._around_closing)
+                else:
+                    missing.add("use")
+            self._missing = sorted(missing)
             for queue in queues:
                 wrap(queue, "wait_for_connection", self._around_wait)
             self._direct |= {self._module.HTTPTransport, self._module.AsyncHTTPTransport}
@@ -259,6 +283,9 @@ class HTTPX(Clients):
                 return None
             if not self._deep:
                 self._attach_core()
+                if hidden := self.unknown():
+                    self._hidden = hidden
+                    contain(COMPONENT, ReleaseError(hidden))
             return SENDING.set(client)
         except Exception as error:
             self._hidden = f"its pools cannot be looked into: {error!r}"
@@ -304,7 +331,7 @@ class HTTPX(Clients):
         return CURRENT.get() if opened else None
 
     def _around_pool(self, original: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        hooks, owners, timeout = self._hooks, self._owners, self._timeout
+        hooks, owners = self._hooks, self._owners
 
         def handle_request(pool: Any, request: Any) -> Any:
             client = None
@@ -317,8 +344,8 @@ class HTTPX(Clients):
                 contain(COMPONENT, error)
             try:
                 response = original(pool, request)
-            except timeout:
-                self._late(client)
+            except BaseException as error:
+                self._failed(client, request, error)
                 raise
             finally:
                 # It waited so long, and be it in vain: the pool's timeout, cancelled.
@@ -333,6 +360,8 @@ class HTTPX(Clients):
                     except Exception as error:
                         contain(COMPONENT, error)
             try:
+                if client is not None:
+                    response.stream._fastobs_held = client, request._fastobs_since
                 if response.status == 429 and hooks.on:
                     self._turned_down()
             except Exception as error:
@@ -345,7 +374,7 @@ class HTTPX(Clients):
     def _around_pool_awaited(
         self, original: Callable[[Any, Any], Awaitable[Any]]
     ) -> Callable[[Any, Any], Awaitable[Any]]:
-        hooks, owners, timeout = self._hooks, self._owners, self._timeout
+        hooks, owners = self._hooks, self._owners
 
         async def handle_async_request(pool: Any, request: Any) -> Any:
             client = None
@@ -358,8 +387,8 @@ class HTTPX(Clients):
                 contain(COMPONENT, error)
             try:
                 response = await original(pool, request)
-            except timeout:
-                self._late(client)
+            except BaseException as error:
+                self._failed(client, request, error)
                 raise
             finally:
                 if client is not None:
@@ -373,6 +402,8 @@ class HTTPX(Clients):
                     except Exception as error:
                         contain(COMPONENT, error)
             try:
+                if client is not None:
+                    response.stream._fastobs_held = client, request._fastobs_since
                 if response.status == 429 and hooks.on:
                     self._turned_down()
             except Exception as error:
@@ -384,9 +415,10 @@ class HTTPX(Clients):
 
     def _around_opening(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def connect(connection: Any, *args: Any, **options: Any) -> Any:
-            client, began = self._asker(), perf_counter()
+            client, request = self._asker()
+            began = perf_counter()
             stream = original(connection, *args, **options)
-            self._created(client, began)
+            self._open(client, request, began)
             return stream
 
         return connect
@@ -395,25 +427,66 @@ class HTTPX(Clients):
         self, original: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Any]:
         async def connect(connection: Any, *args: Any, **options: Any) -> Any:
-            client, began = self._asker(), perf_counter()
+            client, request = self._asker()
+            began = perf_counter()
             stream = await original(connection, *args, **options)
-            self._created(client, began)
+            self._open(client, request, began)
             return stream
 
         return connect
 
-    def _asker(self) -> Client | None:
-        """The client for which a connection is opened, up the callers."""
+    def _asker(self) -> tuple[Client | None, Any]:
+        """The client and the request for which a connection is opened, up the callers."""
         try:
             frame: FrameType | None = sys._getframe(2)
             while frame is not None and self._hooks.on:
                 if frame.f_code in self._askers:
-                    client: Client | None = frame.f_locals["client"]
-                    return client
+                    client, request = frame.f_locals["client"], frame.f_locals["request"]
+                    # Until there is a connection, nobody has it.
+                    request._fastobs_since = 0.0
+                    return client, request
                 frame = frame.f_back
         except Exception as error:
             contain(COMPONENT, error)
-        return None
+        return None, None
+
+    def _open(self, client: Client | None, request: Any, began: float) -> None:
+        """There is a connection for the request."""
+        self._created(client, began)
+        try:
+            if request is not None:
+                request._fastobs_since = perf_counter()
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    def _failed(self, client: Client | None, request: Any, error: BaseException) -> None:
+        """A request ended in an error; that takes its connection from it, if it had one."""
+        if isinstance(error, self._timeout):
+            self._late(client)
+        elif client is not None and (since := getattr(request, "_fastobs_since", 0.0)):
+            self._gave_back(client, since)
+
+    def _around_closing(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        hooks = self._hooks
+
+        # Of an async pool this passes on what the response awaits.
+        def close(stream: Any) -> Any:
+            try:
+                held, stream._fastobs_held = stream._fastobs_held, None
+                if held is not None and hooks.on:
+                    client, since = held
+                    if since and (row := client.use) is not None:
+                        row.observe(perf_counter() - since)
+                    elif since:
+                        self._gave_back(client, since)
+            except AttributeError:
+                # It was on its way before we came.
+                pass
+            except Exception as error:
+                contain(COMPONENT, error)
+            return original(stream)
+
+        return close
 
     def _owned(self, pool: Any) -> Client | None:
         """The client that a pool belongs to, which is seen for the first time; None if none uses it."""
@@ -441,10 +514,13 @@ class HTTPX(Clients):
 
         # Of an async pool this passes on what the pool awaits.
         def wait_for_connection(queued: Any, timeout: float | None = None) -> Any:
+            waits = hooks.on
             try:
-                waits = queued.connection is None and hooks.on
+                if waits and queued.connection is not None:
+                    queued.request._fastobs_since, waits = perf_counter(), False
             except AttributeError:
-                waits = hooks.on
+                # Then it is asked what that takes.
+                pass
             return wait(original, queued, timeout) if waits else original(queued, timeout)
 
         return wait_for_connection
@@ -472,8 +548,10 @@ async def _wait_awaited(
 
 def _waited(queued: Any, since: float) -> None:
     try:
+        now, request = perf_counter(), queued.request
         # It waits again if somebody else took the connection that it was told of.
-        queued.request._fastobs_waited += perf_counter() - since
+        request._fastobs_waited += now - since
+        request._fastobs_since = now if queued.connection is not None else 0.0
     except AttributeError:
         # It came to the pool before we did.
         pass
@@ -483,11 +561,20 @@ def _waited(queued: Any, since: float) -> None:
 
 def _queue_of(handle: Callable[..., Any]) -> Any:
     """What a request waits in for a connection; it has had two names."""
-    for kind in vars(sys.modules[unwrap(handle).__module__]).values():
-        if isinstance(kind, type) and "wait_for_connection" in vars(kind):
+    kind = _kind_beside(handle, "wait_for_connection")
+    if kind is None:
+        msg = f"nothing in {handle.__module__} waits for a connection"
+        raise ReleaseError(msg)
+    return kind
+
+
+def _kind_beside(handle: Callable[..., Any], *methods: str) -> Any:
+    """The class of a pool's module that has these methods; None if there is none."""
+    module = unwrap(handle).__module__
+    for kind in vars(sys.modules[module]).values():
+        if isinstance(kind, type) and kind.__module__ == module and vars(kind).keys() >= {*methods}:
             return kind
-    msg = f"nothing in {handle.__module__} waits for a connection"
-    raise ReleaseError(msg)
+    return None
 
 
 def _timed(chunks: Any, exchange: Exchange) -> Iterator[bytes]:

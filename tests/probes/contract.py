@@ -810,6 +810,29 @@ class ClientContract(Named):
             assert read(catalogue.CLIENT_TIMEOUTS) == {("shop",): 1}
 
     @pytest.mark.anyio
+    async def test_how_long_a_request_has_its_connection_is_told(
+        self, place: str, server: Upstream, clock: Clock, attach: Any, meters: Meters, read: Read
+    ) -> None:
+        """Until it gives it back; the time in which it had none, or that was opened, is not of it."""
+        async with self.made(place) as it:
+            attach()
+            self.call(it, "shop")
+            await self.use(it)
+            held = asyncio.create_task(self.get(it, "/hold"))
+            await until(lambda: server.holding)
+            waiting = asyncio.create_task(self.get(it, "/"))
+            await until(lambda: read(catalogue.CLIENT_PENDING) == {("shop",): 1})
+            with pytest.raises(self.gives_up):
+                await self.get(it, "/", within=0.001)
+            before = read(catalogue.CLIENT_USE)
+            clock.now += STEP
+            server.release.set()
+            await asyncio.gather(held, waiting)
+
+            assert (before, read(catalogue.CLIENT_USE)) == ({("shop",): 1}, {("shop",): 3})
+            assert _total(meters, catalogue.CLIENT_USE) == pytest.approx(STEP)
+
+    @pytest.mark.anyio
     async def test_a_429_is_counted_although_we_answer_200(
         self, place: str, observed: Any, read: Read
     ) -> None:

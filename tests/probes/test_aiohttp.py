@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import (
+    BaseConnector,
     ClientError,
     ClientSession,
     ClientTimeout,
@@ -19,6 +20,7 @@ from aiohttp import (
 )
 
 from fastobs import catalogue, watch
+from fastobs.cells.meters import Histogram
 from tests.probes.contract import ClientContract
 from tests.probes.upstream import Upstream, calls, going_on, request, upstream
 from tests.probes.waiting import until
@@ -170,6 +172,59 @@ async def test_a_session_is_called_after_its_variable(server, monkeypatch, attac
 
         assert read(catalogue.CLIENT_OPEN)["idle", "an_app.prices"] == 1
         assert "  an_app.prices: aiohttp ClientSession" in probes.status()
+
+
+async def test_a_body_that_waits_to_be_read_has_its_connection(server, clock, meters, read):
+    """A small one has come with the head, and its connection is back; one that is left is closed."""
+    async with a_session(server) as session:
+        await get(session)
+        response = await session.get("/large")
+        before, clock.now = read(catalogue.CLIENT_USE), clock.now + 0.25
+        response.close()
+        (row,) = meters.rows(catalogue.CLIENT_USE)
+
+    assert before == {("shop",): 1}
+    assert isinstance(row, Histogram)
+    assert (row.count, row.sum) == (2, 0.25)
+
+
+async def test_what_is_given_back_without_us_is_not_told(server, attach, read):
+    """Its callback was there before."""
+    probes = attach()
+    async with a_session(server) as session:
+        response = await session.get("/large")
+        probes.detach()
+        response.close()
+
+    assert read(catalogue.CLIENT_USE) == {}
+
+
+class Sends:
+    """A trace of which nothing else is known."""
+
+    def __init__(self, trace: Any) -> None:
+        self.trace = trace
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("send_"):
+            return getattr(self.trace, name)
+        raise AttributeError(name)
+
+
+@pytest.mark.usefixtures("contained_errors")
+async def test_traces_that_look_different_tell_no_use(server, probes, read, monkeypatch):
+    """All else is told."""
+    hooked: Any = BaseConnector.connect
+
+    async def connect(connector: Any, req: Any, traces: Any, **options: Any) -> Any:
+        return await hooked(connector, req, [Sends(trace) for trace in traces], **options)
+
+    monkeypatch.setattr(BaseConnector, "connect", connect)
+    async with a_session(server) as session:
+        await get(session)
+
+    assert read(catalogue.CLIENT_USE) == {}
+    assert read(catalogue.CLIENT_QUEUE) == {("shop",): 1}
 
 
 async def test_a_connector_that_looks_different_shows_nothing(server, probes, read, monkeypatch):

@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from fastobs import catalogue, watch
 from fastobs.cells.meters import Histogram
 from fastobs.probes import _clients
-from fastobs.probes.httpx import SENDING, _queue_of
+from fastobs.probes.httpx import SENDING, _kind_beside, _queue_of
 from tests.probes.contract import ClientContract
 from tests.probes.upstream import Upstream, calls, going_on, request, upstream
 from tests.probes.waiting import until
@@ -119,6 +119,69 @@ async def test_a_wait_that_is_cancelled_is_one(library, server, clock, meters):
 
     assert waited == (1, 0.25)
     assert (row.count, row.sum) == (2, 0.25)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.anyio
+async def test_a_stream_has_its_connection_until_it_is_closed(
+    library, server, sync, clock, meters, read
+):
+    """Whether it is read or not, and once, however often it is closed."""
+    kind = library.Client if sync else library.AsyncClient
+    client = kind(base_url=server.url, trust_env=False)
+    asked = client.build_request("GET", "/")
+    if sync:
+        with client:
+            response = client.send(asked, stream=True)
+            before, clock.now = read(catalogue.CLIENT_USE), clock.now + 0.25
+            response.close()
+            response.stream.close()
+    else:
+        async with client:
+            response = await client.send(asked, stream=True)
+            before, clock.now = read(catalogue.CLIENT_USE), clock.now + 0.25
+            await response.aclose()
+            await response.stream.aclose()
+    (row,) = meters.rows(catalogue.CLIENT_USE)
+
+    assert before == {}
+    assert isinstance(row, Histogram)
+    assert (row.count, row.sum) == (1, 0.25)
+
+
+def test_a_request_that_fails_gives_its_connection_back(library, client, server, probes, read):
+    """One that never had any has nothing to give."""
+    for url in ("http://127.0.0.1:1/", "gopher://127.0.0.1/"):
+        with pytest.raises(library.TransportError):
+            client.get(url)
+    without = read(catalogue.CLIENT_USE)
+    with pytest.raises(library.ReadTimeout):
+        client.get("/hold", timeout=library.Timeout(30, read=0.001))
+
+    assert (without, read(catalogue.CLIENT_USE)) == ({}, {("shop",): 1})
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.anyio
+async def test_a_connection_that_was_taken_unseen_is_given_back_unseen(
+    library, server, sync, attach, read
+):
+    """How long it was out is not known."""
+    kind = library.Client if sync else library.AsyncClient
+    client = kind(base_url=server.url, trust_env=False)
+    probes = attach()
+    probes.detach()
+    asked = client.build_request("GET", "/")
+    response = client.send(asked, stream=True) if sync else await client.send(asked, stream=True)
+    attach()
+    if sync:
+        response.close()
+        client.close()
+    else:
+        await response.aclose()
+        await client.aclose()
+
+    assert read(catalogue.CLIENT_USE) == {}
 
 
 @pytest.mark.anyio
@@ -558,6 +621,40 @@ def test_a_pool_that_waits_in_another_way_is_not_told_as_one_that_never_waits(
     assert calls(exchange) == 2 if late else exchange.parts == {}
     assert "waits for a connection" in probes.status()
     assert read(catalogue.CLIENT_QUEUE) == {}
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("contained_errors")
+@pytest.mark.parametrize("late", [True, False])
+async def test_a_pool_that_hides_its_times_does_not_tell_them(
+    library, server, late, monkeypatch, attach, read
+):
+    """The status says which; all else is told."""
+    core = importlib.import_module({"httpx": "httpcore", "httpx2": "httpcore2"}[library.__name__])
+    body = _kind_beside(core.AsyncConnectionPool.handle_async_request, "__aiter__", "aclose")
+    monkeypatch.setattr(body, "__module__", "elsewhere")
+    for kind in (core.HTTPConnection, core.AsyncHTTPConnection):
+        monkeypatch.setattr(kind, "open_it", kind._connect, raising=False)
+        monkeypatch.delattr(kind, "_connect")
+        monkeypatch.setattr(kind, "__getattr__", opened_otherwise, raising=False)
+    if late:
+        monkeypatch.delitem(sys.modules, core.__name__)
+    probes = attach()
+    monkeypatch.setitem(sys.modules, core.__name__, core)
+    async with asynchronous(library, server) as client:
+        await client.get("/")
+        told = probes.status()
+
+    assert read(catalogue.CLIENT_QUEUE) == {(library.__name__,): 1}
+    assert read(catalogue.CLIENT_USE) == read(catalogue.CLIENT_CREATE) == {}
+    assert f"{library.__name__}: this release hides some of its times: create, use." in told
+
+
+def opened_otherwise(connection: Any, name: str) -> Any:
+    """Its opening has another name."""
+    if name == "_connect":
+        return connection.open_it
+    raise AttributeError(name)
 
 
 class TestContract(ClientContract):

@@ -21,7 +21,10 @@ __all__ = ["Upstream", "calls", "going_on", "request", "upstream"]
 
 
 class Upstream(ThreadingHTTPServer):
-    """Answers ``/429`` with that status, ``/hold`` once it is released, and all else at once."""
+    """Answers ``/429`` with that status, ``/hold`` once it is released, and all else at once.
+
+    What it says is short, but for ``/large``.
+    """
 
     daemon_threads = True
     url: str
@@ -41,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/hold":
             self.server.holding += 1
             self.server.release.wait(PATIENCE)
-        body = b"hello"
+        body = b"hello" * (200_000 if self.path == "/large" else 1)
         # Whom it is asked for as a proxy comes before the path.
         self.send_response(429 if self.path.endswith("/429") else 200)
         self.send_header("Content-Length", str(len(body)))
