@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copyreg
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping, MutableMapping, ValuesView
 from math import isfinite
 from threading import get_ident
 from types import FunctionType, MethodType
@@ -235,6 +235,7 @@ def _counting(base: type, tally: Tally) -> type:
         "__qualname__": base.__qualname__,
         "__slots__": (),
         **_look_ups(base, tally),
+        **_views(base),
         **_removals(base, tally),
         **_duplications(base),
     }
@@ -281,6 +282,39 @@ def _look_ups(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
         "__getitem__": __getitem__ if plain else __getitem_or_load__,
         "__contains__": __contains__,
     }
+
+
+class _Unasked(Mapping[Any, Any]):
+    """A cache, for who goes through all of it: that is no look-up."""
+
+    __slots__ = ("_cache", "_get")
+
+    def __init__(self, cache: Any, get: Callable[..., Any]) -> None:
+        self._cache = cache
+        self._get = get
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._get(self._cache, key)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._cache)
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def __repr__(self) -> str:
+        return repr(self._cache)
+
+
+def _views(base: Any) -> dict[str, Callable[..., Any]]:
+    """What comparing two caches takes, too. That ``dict(cache)`` means all of it, nobody can see."""
+    get = base.__getitem__
+    methods: dict[str, Callable[..., Any]] = {}
+    if base.items is Mapping.items:
+        methods["items"] = lambda cache: ItemsView(_Unasked(cache, get))
+    if base.values is Mapping.values:
+        methods["values"] = lambda cache: ValuesView(_Unasked(cache, get))
+    return methods
 
 
 def _removals(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:

@@ -120,6 +120,39 @@ def test_what_is_no_look_up_of_the_apps_is_not_counted(probes: Probes, read: Rea
     assert counts(read) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_goes_through_all_of_it_asks_for_nothing(kind: str, probes: Probes, read: Read) -> None:
+    """Its items and values are what they were, and comparing it with others takes all of them."""
+    plain, cache = KINDS[kind](), watch(KINDS[kind](), name="c")
+    for each in (plain, cache):
+        each["a"], each["b"] = 1, 2
+
+    for views in zip((plain.items(), plain.values()), (cache.items(), cache.values()), strict=True):
+        before, after = views
+        assert type(after) is type(before)
+        assert (list(after), len(after), repr(after)) == (list(before), len(before), repr(before))
+    assert ("a", 1) in cache.items()
+    assert cache.items() & {("b", 2)} == {("b", 2)}
+    assert 2 in cache.values()
+    assert cache == plain == dict(cache.items())
+    assert counts(read) == (0, 0, 0)
+
+
+def test_items_of_its_own_are_left_to_the_cache(probes: Probes) -> None:
+    """A subclass may mean something else by it."""
+
+    class Own(LRUCache):  # type: ignore[type-arg]
+        def items(self) -> Any:
+            return "items"
+
+        def values(self) -> Any:
+            return "values"
+
+    cache: Any = watch(Own(2), name="c")
+
+    assert (cache.items(), cache.values()) == ("items", "values")
+
+
 def test_a_membership_test_is_a_look_up_only_if_it_fails(probes: Probes, read: Read) -> None:
     """If it succeeds, the look-up that follows is the hit."""
     cache: Any = watch(LRUCache(2), name="c")
