@@ -19,6 +19,18 @@ from fastobs.probes import ADAPTERS, Adapter
 HERE = Path(__file__).parent
 PACKAGES = {"fastapi_cache": "fastapi-cache2", "guard_core": "fastapi-guard"}
 """What pip calls a library, if it is not its module's name."""
+UNKNOWN = (
+    "* **Keys of Redis** that are asked for in vain, stored with an expiry and found again are a cache; what",
+    "  is stored with NX, counted, or kept alive is none. Answers that are kept for who asks the same again",
+    "  are used like a cache that hardly ever hits: they are left out if they are called `idem:…` or",
+    "  `idempotency:…`, and shown otherwise.",
+    "* **Caches of cachetools**: `dict(cache)` and `for key in cache: cache[key]` are look-ups, since nobody can",
+    "  see what they are for. `items()`, `values()` and `==` are none.",
+    "* **`lru_cache`** forgets what it counted when it is cleared: what came since the last scrape is lost. If both",
+    "  of its numbers are above those of that scrape again by the next one, nobody sees that it was cleared.",
+    "* **The decorator `hit` of cashews** asks in a task of its own, so that nothing leads from a miss to its",
+    "  load: hits and misses are told, load times are not.",
+)
 MADE = "<!-- Made by `python -m docs`; do not edit. -->"
 
 
@@ -130,6 +142,10 @@ def supported_page() -> str:
         "",
         "For everything else there are `fastobs.cache(name)`, `fastobs.limiter(name)` and",
         "`fastobs.section(name)`; a new library is [one file](adding-a-probe.md).",
+        "",
+        "## What they cannot know",
+        "",
+        *UNKNOWN,
     ]
     return "\n".join(lines) + "\n"
 

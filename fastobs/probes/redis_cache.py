@@ -7,6 +7,7 @@ that becomes visible, from the beginning. What is not clear stays unknown.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -71,7 +72,15 @@ STATE = (
 """Nobody does these with what is cached: a session is kept alive, a lock taken, a counter raised."""
 
 EXPIRY = frozenset(("EX", "PX", "EXAT", "PXAT"))
-CONDITION = frozenset(("NX", "XX", "KEEPTTL", "GET"))
+CONDITION = frozenset(("XX", "KEEPTTL"))
+CLAIM = frozenset(("NX", "GET"))
+"""With these, SET does what SETNX and GETSET do."""
+
+IDEMPOTENCY = re.compile(
+    r"(?:^|[:/|])idem(?:poten(?:t|cy|ce))?(?:[._-]?keys?)?(?=[:/|._-])", re.IGNORECASE
+)
+"""An answer that is kept for who asks the same again is used like a cache that hardly ever hits; all
+that tells them apart is what it is called."""
 
 UNREACHABLE = (NoConnection, NoReply)
 
@@ -293,7 +302,9 @@ class RedisCaches(Probe):
             for word in args[3:]
             if isinstance(word, (str, bytes))
         }
-        if options & EXPIRY and not options & CONDITION:
+        if options & CLAIM:
+            self._state(args, reply, took)
+        elif options & EXPIRY and not options & CONDITION:
             self._setex(args, reply, took)
 
     def _setex(self, args: Sequence[Any], reply: Any, took: float) -> None:
@@ -335,7 +346,11 @@ class RedisCaches(Probe):
             self._forget()
         suspect = self._suspects.get(template)
         if suspect is None:
-            never = template is None or _is_known(sys._getframe(1))
+            never = (
+                template is None
+                or IDEMPOTENCY.search(template) is not None
+                or _is_known(sys._getframe(1))
+            )
             suspect = self._suspects.setdefault(template, self._new(template, never=never))
         if head and template == f"{_text(head)}:*":
             # Whatever comes last: most keys need no look at all.

@@ -213,6 +213,28 @@ def denylist(client: Any) -> None:
     client.get("revoked:1")
 
 
+def claimed(client: Any) -> None:
+    """Who comes first does the work, and everybody gets its result: exactly one does it."""
+    for _ in range(2):
+        if client.get("payment:1") is None:
+            client.set("payment:1", "begun", nx=True, ex=60)
+            client.set("payment:1", "done", ex=60)
+
+
+def exchanged(client: Any) -> None:
+    """What is stored takes the place of something that is read with it."""
+    cached(client, "turn:1")
+    cached(client, "turn:1")
+    client.set("turn:1", "2", get=True)
+
+
+def idempotency(client: Any) -> None:
+    """An answer is kept for who asks the same again, and said to be."""
+    for _ in range(2):
+        cached(client, "idem:1")
+        cached(client, "shop:idempotency-keys:1")
+
+
 def configuration(client: Any) -> None:
     """It has no expiry."""
     client.get("config:1")
@@ -227,7 +249,20 @@ def foreign(client: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "use", [session, sliding, kept, lock, counter, denylist, configuration, foreign]
+    "use",
+    [
+        session,
+        sliding,
+        kept,
+        lock,
+        counter,
+        denylist,
+        claimed,
+        exchanged,
+        idempotency,
+        configuration,
+        foreign,
+    ],
 )
 def test_what_is_no_cache_does_not_appear(use, client, probes, read) -> None:
     """Redis is used for many things."""
