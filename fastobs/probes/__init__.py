@@ -9,6 +9,7 @@ loaded when the app has imported it, or as soon as it does. See docs/adding-a-pr
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from fastobs._contain import contain, contained
 from fastobs._health import Check
@@ -166,6 +167,12 @@ class Probe:
     def detach(self) -> None:
         """Take out every hook."""
 
+    def begin_anew(self) -> None:
+        """In a forked child: who waits for something or holds it is in the parent.
+
+        What was counted stays counted, or is not. Locks may be held by threads that do not exist.
+        """
+
     def watch(self, obj: Any, name: str | None) -> bool:  # noqa: ARG002
         """Watch what the user hands over; False if it is none of this library's."""
         return False
@@ -244,6 +251,7 @@ class Probes:
         self._arrivals = Arrivals(self._arrived)
         self._searched = self._looks = 0
         self._lock = threading.RLock()
+        _all.add(self)
 
     def attach(self, settings: Settings) -> None:
         """Attach to the libraries that are there, and be ready for those that come later."""
@@ -275,6 +283,13 @@ class Probes:
                     probe.detach()
             self._attached.clear()
             self._settings = None
+
+    def begin_anew(self) -> None:
+        """In a forked child: what is under way is the parent's."""
+        self._lock = threading.RLock()
+        for row, probe in list(self._probes.items()):
+            with contained(f"probes{row.module}"):
+                probe.begin_anew()
 
     def watch(self, obj: Any, name: str | None) -> None:
         """Have an object watched, before or after an app is instrumented.
@@ -445,3 +460,14 @@ class Probes:
     def _meters_of(self, family: str) -> Meters:
         """Where a probe written by hand counts; nowhere visible if its family is switched off."""
         return Meters() if family in self._off else self.meters
+
+
+_all: WeakSet[Probes] = WeakSet()
+
+
+def _after_fork() -> None:
+    for probes in list(_all):
+        probes.begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -16,12 +16,34 @@ from fastobs.cells import Reading
 from . import Tell
 from ._sites import Site, written
 
-__all__ = ["FRAMES", "Held", "Holder", "ages", "tell_held"]
+__all__ = ["FRAMES", "Held", "Holder", "Unseen", "ages", "tell_held"]
 
 FRAMES = 40
 """So deep the caller of a checkout is looked for; it is 25 frames away in an ORM query."""
 
 _lock = Lock()
+
+
+class Unseen:
+    """Connections of one pool that were taken before an app was instrumented, or before a fork.
+
+    They are not seen to come back, but their pool tells how many are out, and they can only become
+    fewer.
+
+    Attributes:
+        out: How many there were when we began to look, or were left when we looked last.
+    """
+
+    __slots__ = ("out",)
+
+    def __init__(self, out: int = 0) -> None:
+        self.out = out
+
+    def left(self, others: int) -> int:
+        """How many are still out; the pool says that so many are, beyond those that were seen."""
+        # Who is just being served is among them, too: what comes later does not count.
+        self.out = max(0, min(self.out, others))
+        return self.out
 
 
 class Holder(Protocol):

@@ -22,7 +22,7 @@ from fastobs.cells.meters import Counter, Histogram
 from fastobs.config import Settings
 
 from . import Kit, Probe
-from ._held import FRAMES, ages, tell_held
+from ._held import FRAMES, Unseen, ages, tell_held
 from ._hooks import Hooks
 from ._server import Asker, Question, Server
 from ._sites import Site, call_site
@@ -50,6 +50,7 @@ class Account:
         direct: Whether every connection of it is opened where that is seen, so that nobody has to be told.
         waiting: Who waits for a connection now.
         server: What is known of the server behind it.
+        unseen: What is out that was not seen to be taken, where the pool tells of it.
     """
 
     wait: Histogram | None = None
@@ -68,6 +69,7 @@ class Account:
         self.direct = False
         self.waiting: set[Lease] = set()
         self.server = Server()
+        self.unseen = Unseen()
         # Connections are opened before the pool is in the variable that names it.
         self._opened: deque[float] = deque(maxlen=1000)
         self._meters = meters
@@ -203,6 +205,13 @@ class Pools(Probe, ABC):
         self._hooks.undo()
         self._out.clear()
         self._alive.clear()
+
+    def begin_anew(self) -> None:
+        self._lock = threading.RLock()
+        self._out.clear()
+        self._alive.clear()
+        for account in list(self._accounts.values()):
+            account.waiting.clear()
 
     def watch(self, obj: Any, name: str | None) -> bool:
         if not isinstance(obj, self.kinds):

@@ -141,6 +141,14 @@ class CacheTools(Probe):
         for entry in list(self._entries.values()):
             entry.restore()
 
+    def begin_anew(self) -> None:
+        for entry in list(self._entries.values()):
+            tally = entry.tally
+            # Of threads that are not there; another may come to have the number of one.
+            tally.quiet.clear()
+            # What was counted before the fork is the parent's.
+            entry.counted.leave_out(hits=tally.hits, misses=tally.misses, evictions=tally.evictions)
+
     def watch(self, obj: Any, name: str | None) -> bool:
         entry = self._entry(obj)
         if entry is None:

@@ -59,6 +59,16 @@ class CachedFunctions(Probe):
         mute = getattr(sys.modules.get("cachebox"), "BaseCacheImpl", None)
         return (_lru_cache_wrapper,) if mute is None else (_lru_cache_wrapper, mute)
 
+    def begin_anew(self) -> None:
+        # What was counted before the fork is the parent's.
+        self._walk()
+        for entry in list(self._entries.values()):
+            function = entry.obj()
+            # Others may have locks, which a thread of the parent's may hold.
+            if type(function) is _lru_cache_wrapper:
+                info = function.cache_info()
+                entry.counted.leave_out(hits=info.hits, misses=info.misses)
+
     def watch(self, obj: Any, name: str | None) -> bool:
         if not _counts_itself(obj):
             return False

@@ -304,6 +304,14 @@ class PyMongo(Probe):
     def detach(self) -> None:
         self._hooks.undo()
 
+    def begin_anew(self) -> None:
+        self._lock = threading.RLock()
+        for listener in list(LISTENERS):
+            # Of what was idle, its pool tells that it is closed.
+            listener.open.difference_update(listener.out)
+            listener.out.clear()
+            listener.waiting.clear()
+
     def unknown(self) -> str:
         if self._sees_cancelled:
             return ""

@@ -35,6 +35,7 @@ from fastobs.cells.meters import Histogram
 from fastobs.config import Settings
 
 from . import Kit, Probe
+from ._held import Unseen
 from ._operations import NAMES, Operations
 from ._pools import ACQUIRING, Account, Lease, Pools
 from ._replies import OBSERVERS
@@ -165,10 +166,23 @@ class RedisProbe(Pools):
         wrap(ClusterPipeline, "execute", self._around_pipeline)
         wrap(AioPipeline, "execute", self._around_async_pipeline)
         wrap(AioClusterPipeline, "execute", self._around_async_pipeline)
+        self._take_stock()
 
     def detach(self) -> None:
         super().detach()
         self._lent.clear()
+
+    def begin_anew(self) -> None:
+        super().begin_anew()
+        self._lent.clear()
+        self._opened_in.clear()
+        self._take_stock()
+
+    def _take_stock(self) -> None:
+        """Whatever is out now was not seen to be taken."""
+        for account in list(self._accounts.values()):
+            if (pool := account.pool()) is not None:
+                account.unseen = Unseen(_taken(pool))
 
     def watch(self, obj: Any, name: str | None) -> bool:
         if isinstance(obj, CLUSTERS):
@@ -212,6 +226,7 @@ class RedisProbe(Pools):
         there = ref(pool, self._close_account(id(pool)))
         account = PoolAccount(there, self.kit.meters, described=_described(options), own=own)
         account.blocks = isinstance(pool, BLOCKING)
+        account.unseen = Unseen(_taken(pool))
         return account
 
     def _what(self, pool: Any) -> str:
@@ -224,7 +239,8 @@ class RedisProbe(Pools):
 
     def _readings(self, account: Account, pool: Any, out: list[Lease]) -> Iterator[Reading]:
         name = account.name
-        yield Reading(catalogue.POOL_COUNT, (name, "used"), len(out))
+        unseen = account.unseen.left(_taken(pool) - len(out))
+        yield Reading(catalogue.POOL_COUNT, (name, "used"), len(out) + unseen)
         yield Reading(catalogue.POOL_PENDING, (name,), len(account.waiting))
         if (free := _free(pool)) is not None:
             # What is lost, or could not be opened, stays among them.
@@ -770,6 +786,14 @@ def _free(pool: Any) -> list[Any] | None:
     else:
         free = getattr(pool, "_available_connections", None)
     return None if free is None else [connection for connection in list(free) if connection]
+
+
+def _taken(pool: Any) -> int:
+    """How many connections are out, or just being opened; 0 where the pool does not tell."""
+    if isinstance(pool, BlockingConnectionPool):
+        free = _free(pool)
+        return 0 if free is None else len(getattr(pool, "_connections", ())) - len(free)
+    return len(getattr(pool, "_in_use_connections", ()))
 
 
 def _is_connected(connection: Any) -> bool:

@@ -22,6 +22,7 @@ from fastobs import catalogue
 from fastobs._contain import contain
 from fastobs.cells import Meters, Reading
 from fastobs.cells.meters import Row
+from fastobs.cells.store import MemoryStore
 from fastobs.config import Settings
 
 from . import ADAPTERS, Kit, Probe
@@ -164,6 +165,10 @@ class RedisCaches(Probe):
         for name in self._acts:
             OBSERVERS.pop(name, None)
         self._forget()
+
+    def begin_anew(self) -> None:
+        self._lock = Lock()
+        self._unseen.begin_anew(MemoryStore())
 
     def read(self) -> Iterator[Reading]:
         # Not at once with the hit: what speaks against it may come with the end of that request.

@@ -35,7 +35,7 @@ from fastobs.config import Settings
 from . import Kit, Probe
 from ._engines import question
 from ._findings import HELD, LONG, WAITED, note, slowest
-from ._held import FRAMES, ages, tell_held
+from ._held import FRAMES, Unseen, ages, tell_held
 from ._hooks import Hooks
 from ._repeats import sent
 from ._server import Asker, Server
@@ -82,6 +82,7 @@ class Account:
         # Who gave back a connection while others waited: route and line.
         self.returned: tuple[str, Site | None] | None = None
         self.server = Server()
+        self.unseen = Unseen()
         self._meters = meters
 
     @property
@@ -201,10 +202,27 @@ class SQLAlchemy(Probe):
                 self._hooks.wrap(Connection, name, around)
             else:
                 self._missing.append(name)
+        self._take_stock()
 
     def detach(self) -> None:
         self._hooks.undo()
         self._out.clear()
+
+    def begin_anew(self) -> None:
+        self._lock = threading.RLock()
+        # Whose thread it was cannot give it back here, and the place in the pool is taken: until it is
+        # disposed of. What the pool says, cannot be asked: a thread may have had the lock of its queue.
+        out = [checkout.account for checkout in self._out.values()]
+        self._out.clear()
+        for account in list(self._accounts.values()):
+            account.waiting.clear()
+            account.unseen = Unseen(account.unseen.out + out.count(account))
+
+    def _take_stock(self) -> None:
+        """Whatever is out now was not seen to be taken."""
+        for account in list(self._accounts.values()):
+            if (pool := account.current()) is not None:
+                account.unseen = Unseen(_taken(pool))
 
     def watch(self, obj: Any, name: str | None) -> bool:
         subject = _subject(obj)
@@ -523,6 +541,7 @@ class SQLAlchemy(Probe):
                 account = self._accounts[anchor] = Account(self.kit.meters)
                 account.own = pool.logging_name or subject.logging_name or ""
                 account.described = type(pool).__name__
+                account.unseen = Unseen(_taken(pool))
             if isinstance(subject, Engine):
                 # Not the short-lived one that Engine.execution_options() makes.
                 account.engine = ref(getattr(subject, "_proxied", subject))
@@ -633,7 +652,8 @@ SYSTEMS = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 
 def _readings(account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Reading]:
     name = account.name
-    yield Reading(catalogue.POOL_COUNT, (name, "used"), len(out))
+    unseen = account.unseen.left(_taken(pool) - len(out))
+    yield Reading(catalogue.POOL_COUNT, (name, "used"), len(out) + unseen)
     yield Reading(catalogue.POOL_PENDING, (name,), len(account.waiting))
     if account.server.most is not None:
         yield Reading(catalogue.DB_SERVER_MAX, (name,), account.server.most)
@@ -688,6 +708,11 @@ def _idle(pool: Pool) -> int | None:
         return pool.checkedin()
     # A record without a connection (it was detached or invalidated) is a place, not a connection.
     return sum(record.dbapi_connection is not None for record in list(records))
+
+
+def _taken(pool: Pool) -> int:
+    """How many connections are out, or just being opened; 0 where the pool does not tell."""
+    return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
 
 def _saturated(engine: Engine) -> bool:

@@ -33,6 +33,7 @@ from fastobs._process import Process
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.cells.render import render
+from fastobs.cells.store import MemoryStore
 from fastobs.probes import Adapter
 from tests.driving import Clock, call, values
 from tests.parts import PATIENCE
@@ -486,6 +487,10 @@ class PoolContract(Named):
     """Whether who waits can be cancelled, as tasks can and threads cannot."""
     tells = True
     """Whether a connection that is held for long has a line in the log."""
+    remembers = True
+    """Whether the pool tells what is out that was taken before anybody looked."""
+    inherits = True
+    """Whether a forked child's pool tells what was out in its parent."""
     limited = True
     """Whether its server can be asked how many connections it takes."""
 
@@ -728,6 +733,48 @@ class PoolContract(Named):
             assert read(catalogue.POOL_PENDING) == {("shop",): 0}
             assert read(catalogue.POOL_OLDEST) == {}
 
+    @pytest.mark.anyio
+    async def test_what_was_taken_before_the_probes_is_used_until_it_is_back(
+        self, place: str, attach: Any, read: Read
+    ) -> None:
+        """If the pool tells of it, beside what is taken later; who has it is not known."""
+        async with self.made(place) as it:
+            self.call(it, "shop")
+            connection = await self.acquire(it)
+            attach()
+            before = read(catalogue.POOL_COUNT)
+            await self.release(it, connection)
+            after = read(catalogue.POOL_COUNT)
+            connection = await self.acquire(it)
+            again = read(catalogue.POOL_COUNT)
+            await self.release(it, connection)
+
+            assert before == {("shop", "used"): self.remembers, ("shop", "idle"): 0}
+            assert after == {("shop", "used"): 0, ("shop", "idle"): 1}
+            assert again == {("shop", "used"): 1, ("shop", "idle"): 0}
+            assert read(catalogue.POOL_COUNT) == after
+
+    @pytest.mark.anyio
+    async def test_in_a_forked_child_nobody_waits(
+        self, place: str, attach: Any, read: Read
+    ) -> None:
+        """Nor is it known who has what is out: those were threads and tasks of the parent."""
+        async with self.made(place) as it:
+            self.call(it, "shop")
+            probes = attach()
+            connection = await self.acquire(it)
+            waiting = asyncio.create_task(self.acquire(it))
+            await until(lambda: read(catalogue.POOL_PENDING)["shop",] == 1)
+            probes.begin_anew()
+            oldest, pending = read(catalogue.POOL_OLDEST), read(catalogue.POOL_PENDING)
+            used = read(catalogue.POOL_COUNT)["shop", "used"]
+            await self.release(it, connection)
+            await self.release(it, await waiting)
+
+            assert (oldest, pending, used) == ({}, {("shop",): 0}, self.inherits)
+            assert read(catalogue.POOL_COUNT)["shop", "used"] == 0
+            assert read(catalogue.POOL_PENDING) == {("shop",): 0}
+
 
 class ClientContract(Named):
     """A client of HTTP services; `made` with room for one connection."""
@@ -896,6 +943,21 @@ class CacheContract(Contract):
                 assert read(catalogue.CACHE_LOAD)[self.name,] == 2
                 assert _total(meters, catalogue.CACHE_LOAD) == 0.5
                 assert read(catalogue.CACHE_STAMPEDES)[self.name,] == 0
+
+    @pytest.mark.anyio
+    async def test_a_forked_child_counts_what_it_does_itself(
+        self, place: str, attach: Any, meters: Meters, read: Read
+    ) -> None:
+        """What came before is its parent's, whether that has told of it or not."""
+        async with self.made(place) as it:
+            probes = attach()
+            self.call(it, self.name)
+            await self.use(it)
+            meters.begin_anew(MemoryStore())
+            probes.begin_anew()
+            await self.use(it)
+
+            assert self.events(read, self.name) == 1
 
 
 class LimiterContract(Contract):

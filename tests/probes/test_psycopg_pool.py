@@ -356,7 +356,7 @@ class TestContract(PoolContract):
     row = ("psycopg_pool", ".psycopg_pool")
     inner = ("_account", "_end", "_hand_out", "_take_back")
     gives_up = PoolTimeout
-    cancels = False
+    cancels = remembers = inherits = False
 
     @pytest.fixture
     def place(self, postgresql: Any) -> str:

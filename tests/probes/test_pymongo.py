@@ -249,7 +249,7 @@ class TestContract(PoolContract):
 
     row = ("pymongo", ".pymongo")
     gives_up = errors.WaitQueueTimeoutError
-    tells = limited = False
+    tells = limited = inherits = False
 
     @pytest.fixture
     def place(self, server: mongo.Server) -> str:

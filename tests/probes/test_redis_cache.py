@@ -271,6 +271,17 @@ def test_what_is_no_cache_does_not_appear(use, client, probes, read) -> None:
     assert read(catalogue.CACHE_REQUESTS) == {}
 
 
+def test_a_forked_child_does_not_show_what_its_parent_saw(client, probes, read) -> None:
+    """What is known of the keys is kept, not how often they were asked for."""
+    cached(client, "user:1")
+    cached(client, "user:1")
+    probes.begin_anew()
+    cached(client, "user:1")
+
+    requests = read(catalogue.CACHE_REQUESTS)
+    assert (requests["user:*", "hit"], requests["user:*", "miss"]) == (1, 0)
+
+
 def test_what_turns_out_to_be_state_is_not_counted_any_more(client, probes, read) -> None:
     """What was counted stays, as counters do."""
     cached(client, "user:1")

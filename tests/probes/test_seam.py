@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,26 @@ def run(script: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_begins_anew(probes: Probes, contained_errors: None) -> None:
+    """Every adapter that was alive; the error of one is contained, and hinders none."""
+    done = []
+
+    class Forked(Probe):
+        def begin_anew(self) -> None:
+            done.append(self)
+            raise ZeroDivisionError
+
+    kit = Kit(meters=probes.meters, names=Names(), look=lambda: None)
+    rows = ADAPTERS[:2]
+    probes._probes.update({row: Forked(kit) for row in rows})
+    if (child := os.fork()) == 0:
+        os._exit(len(done))
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(rows)
+    assert done == []
 
 
 def test_fastobs_imports_no_library_for_its_adapters() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -216,6 +217,43 @@ def test_a_pool_outlives_its_replacement(engine, probes, read):
     assert during == {("shop", "used"): 1, ("shop", "idle"): 1}
     assert read(catalogue.POOL_COUNT) == {("shop", "used"): 0, ("shop", "idle"): 1}
     assert read(catalogue.POOL_WAIT) == {("shop",): 2}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_what_was_out_at_a_fork_takes_its_place_until_the_pool_is_replaced(engine, probes, read):
+    """As SQLAlchemy says to do in each child; nobody there has had it for long, or waits for it."""
+
+    def used():
+        return read(catalogue.POOL_COUNT)["shop", "used"]
+
+    held = engine.connect()
+    if (child := os.fork()) == 0:
+        seen = [used(), read(catalogue.POOL_OLDEST)]
+        with suppress(Exception), engine.connect():
+            seen.append(used())
+        engine.dispose(close=False)
+        with suppress(Exception), engine.connect():
+            seen.append(used())
+        os._exit([*seen, used()] != [1, {}, 2, 1, 0])
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert used() == 1
+    held.close()
+
+
+def test_a_pool_that_is_replaced_tells_no_more_of_what_was_taken_before(engine, attach, read):
+    """There is no way to see it come back; of others nothing is lost."""
+    held = engine.connect()
+    watch(engine)
+    attach()
+    before = read(catalogue.POOL_COUNT)["shop", "used"]
+    other = engine.connect()
+    engine.dispose()
+    after = read(catalogue.POOL_COUNT)["shop", "used"]
+    for connection in (held, other):
+        connection.close()
+
+    assert (before, after, read(catalogue.POOL_COUNT)["shop", "used"]) == (1, 1, 0)
 
 
 def test_a_pool_that_is_gone_is_not_shown(url, probes, read):
