@@ -126,6 +126,7 @@ HELD = (
     "the time that was waited, the time of use, and the line of the app that holds a connection for long; "
     "with them who has the oldest one"
 )
+DECORATES = "what is decided for functions that it decorates, which takes another hook within"
 """What would have to go for the budget, where that is the same for several."""
 
 console = Console(stderr=True, highlight=False)
@@ -374,8 +375,15 @@ async def pyrate_limiter() -> AsyncIterator[list[Event]]:
             drive=calling(lambda: limiter.try_acquire("somebody")),
             metric=catalogue.LIMIT_DECISIONS,
             made_of=MadeOf(adds=1),
-            without="what is decided for functions that it decorates, which takes another hook within",
-        )
+            without=DECORATES,
+        ),
+        Event(
+            title="pyrate-limiter, awaited: a decision in memory",
+            drive=awaiting(lambda: limiter.try_acquire_async("somebody")),
+            metric=catalogue.LIMIT_DECISIONS,
+            made_of=MadeOf(adds=1),
+            without=DECORATES,
+        ),
     ]
 
 

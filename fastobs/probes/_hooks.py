@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any
 
-__all__ = ["Hooks"]
+__all__ = ["Hooks", "alike"]
 
 
 class Hooks:
@@ -52,6 +53,24 @@ class Hooks:
         self.on = False
         while self._undo:
             self._undo.pop()()
+
+
+def alike(hook: Callable[..., Any], method: Callable[..., Any]) -> bool:
+    """Whether a hook takes exactly what the method takes: then it may hand that on one by one.
+
+    To pack and to unpack it takes longer than most hooks. Somebody's wrapper is not asked what is
+    within it.
+    """
+    try:
+        mine, its = (signature(each, follow_wrapped=False) for each in (hook, method))
+    except (TypeError, ValueError):
+        return False
+    # Behind ``self``, which has another name in a hook.
+    taken, given = (
+        [(one.name, one.kind, one.default) for one in each.parameters.values()][1:]
+        for each in (mine, its)
+    )
+    return taken == given
 
 
 def _lies_within(hook: Any, method: Any, owner: type) -> bool:

@@ -9,13 +9,13 @@ from typing import Any
 from cashews import Cache
 from cashews.wrapper.commands import CommandWrapper
 
-from fastobs._contain import contain
+from fastobs._contain import contain, contained
 from fastobs._exchange import CURRENT
 from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._caches import Caches, Loads, Tally, answered, asks, decorated, timed
-from ._hooks import Hooks
+from ._hooks import Hooks, alike
 
 __all__ = ["Cashews", "probe"]
 
@@ -51,6 +51,7 @@ class Cashews(Probe):
 
     def detach(self) -> None:
         self._hooks.undo()
+        self._caches.tallies.clear()
 
     def watch(self, obj: Any, name: str | None) -> bool:
         if not isinstance(obj, Cache):
@@ -69,20 +70,46 @@ class Cashews(Probe):
     # What follows runs within the app's calls: it must not raise.
 
     def _around_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        tally_of, look = self._tally, self._look
+        tallies, current = self._caches.tallies, CURRENT.get
+
+        async def look_outside(cache: Any, key: Any) -> Any:
+            try:
+                value = await original(cache, key)
+            except Exception:
+                self._failed(cache)
+                raise
+            if value is None:
+                self._missed(cache, key)
+                return value
+            try:
+                # As `Caches.tally` and `add` do; there is none while nothing is hooked.
+                row = tallies[id(cache)].hits
+                row.cells[row.at] += 1.0
+            except KeyError:
+                self._hit(cache)
+            except Exception as error:
+                contain(COMPONENT, error)
+            return value
 
         # Not async itself: only here, not in the coroutine, the caller's frame is next.
-        def get(cache: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
-            tally = tally_of(cache)
-            if args or kwargs:
-                looking = original(cache, key, *args, **kwargs)
-                default = args[0] if args else kwargs.get("default")
+        def get(cache: Any, key: Any, default: Any = None) -> Any:
+            # A decorator that knows its function has a default of its own: this is by hand.
+            if default is None:
+                if current() is None:
+                    return look_outside(cache, key)
+                tally = tallies.get(id(cache)) or self._tally(cache)
             else:
-                # To unpack what is not there takes as long as a call.
-                looking, default = original(cache, key), None
-            return looking if tally is None else look(looking, cache, tally, key, default)
+                tally = self._tally(cache)
+            looking = original(cache, key, default)
+            return looking if tally is None else self._look(looking, cache, tally, key, default)
 
-        return get
+        def get_any(cache: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+            tally = self._tally(cache)
+            looking = original(cache, key, *args, **kwargs)
+            default = args[0] if args else kwargs.get("default")
+            return looking if tally is None else self._look(looking, cache, tally, key, default)
+
+        return get if alike(get, original) else get_any
 
     def _around_get_many(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def get_many(cache: Any, *keys: Any, **kwargs: Any) -> Any:
@@ -110,6 +137,28 @@ class Cashews(Probe):
             self._loads.stored(cache, key)
         except Exception as error:
             contain(COMPONENT, error)
+
+    def _hit(self, cache: Any) -> None:
+        if not self._hooks.on:
+            return
+        with contained(COMPONENT):
+            self._caches.tally(cache).hits.add()
+
+    def _missed(self, cache: Any, key: Any) -> None:
+        if not self._hooks.on:
+            return
+        try:
+            tally = self._caches.tally(cache)
+            tally.misses.add()
+            self._loads.missed(tally, cache, key)
+        except Exception as error:
+            contain(COMPONENT, error)
+
+    def _failed(self, cache: Any) -> None:
+        if not self._hooks.on:
+            return
+        with contained(COMPONENT):
+            self._caches.tally(cache).errors.add()
 
     async def _look(
         self, looking: Awaitable[Any], cache: Any, tally: Tally, key: Any, default: Any

@@ -12,7 +12,9 @@ import httpx
 import pytest
 import redis
 from cachetools import LRUCache
+from cashews import Cache
 from limits import parse, storage, strategies
+from pyrate_limiter import Duration, Limiter, Rate
 from sqlalchemy import QueuePool, create_engine, text
 
 import fastobs
@@ -70,6 +72,31 @@ def test_a_decision_takes_three_calls() -> None:
     limiter, item = strategies.FixedWindowRateLimiter(storage.MemoryStorage()), parse("9/day")
 
     check(lambda: limiter.hit(item, "somebody"), outside=3, inside=3)
+
+
+@pytest.mark.usefixtures("probes")
+def test_a_decision_of_pyrate_limiter_takes_two_calls() -> None:
+    """Its own and the one that decorated functions go by, too; two more where it is kept until the
+    route is known."""
+    with Limiter(Rate(1000, Duration.MINUTE)) as limiter:
+        check(lambda: limiter.try_acquire("somebody"), outside=2, inside=4)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("probes")
+async def test_a_look_up_of_cashews_takes_two_calls() -> None:
+    """A coroutine, and who makes it; four more where its time is a part of a request."""
+    cache = Cache()
+    cache.setup("mem://")
+    await cache.set("key", 1)
+
+    def look_up() -> None:
+        # What is in memory is there at once.
+        with pytest.raises(StopIteration, match="1"):
+            cache.get("key").send(None)
+
+    check(look_up, outside=2, inside=6)
+    await cache.close()
 
 
 @pytest.mark.usefixtures("probes")

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partialmethod
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cashews import Cache
+from cashews.wrapper.commands import CommandWrapper
 
 from fastobs import catalogue, watch
 from fastobs.probes import Probes
+from fastobs.probes import cashews as adapter
 from tests.probes.contract import CacheContract, Named
+from tests.probes.upstream import request
 
 Read = Callable[..., dict[tuple[str, ...], float]]
 pytestmark = pytest.mark.anyio
@@ -80,6 +85,81 @@ async def test_a_decorated_function_is_counted_by_its_name(
     assert "bob" not in str(read(catalogue.CACHE_REQUESTS))
 
 
+async def test_a_function_that_looks_up_in_a_task_of_its_own_is_known(
+    cache: Any, probes: Probes, read: Read
+) -> None:
+    """A cache that counts its hits asks for the number at the same time."""
+
+    @cache.hit(ttl="1m", cache_hits=10, key="one")
+    async def one() -> int:
+        return 1
+
+    assert [await one() for _ in range(3)] == [1, 1, 1]
+
+    name = f"{HERE}.test_a_function_that_looks_up_in_a_task_of_its_own_is_known.<locals>.one"
+    assert counts(read, name) == (2, 1, 0)
+
+
+async def test_a_release_that_takes_something_else_is_counted_all_the_same(
+    cache: Any, attach: Callable[..., Probes], read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is given is handed on as it is."""
+    plain = CommandWrapper.get
+
+    async def get(self: Any, key: Any, default: Any = None, *, fresh: bool = False) -> Any:
+        return await plain(self, key, default)
+
+    monkeypatch.setattr(CommandWrapper, "get", get)
+    function = decorated(cache, "__call__")
+    attach()
+    watch(cache, name="c")
+    assert await cache.get("a", fresh=True) is None
+    assert await cache.get("a", 5) == 5
+    await cache.set("a", 1)
+    assert await cache.get("a", default=6, fresh=True) == 1
+    await function("bob")
+    await function("bob")
+
+    assert counts(read) == (1, 2, 0)
+    assert counts(read, f"{HERE}.decorated.<locals>.load") == (1, 1, 0)
+
+
+async def test_a_look_up_within_a_request_is_counted_like_any_other(
+    cache: Any, probes: Probes, read: Read
+) -> None:
+    """And one that was looked up outside before; the request has its time."""
+    watch(cache, name="c")
+    with request("/") as first:
+        assert await cache.get("a") is None
+    await cache.set("a", 1)
+    for _ in range(2):
+        assert await cache.get("a") == 1
+    with request("/") as second:
+        assert await cache.get("a") == await cache.get("a", 5) == 1
+
+    assert counts(read) == (4, 1, 0)
+    assert loads(read) == (1, 0)
+    assert "cache" in first.parts
+    assert "cache" in second.parts
+
+
+@pytest.mark.usefixtures("contained_errors")
+async def test_an_error_of_ours_stays_ours(cache: Any, probes: Probes, read: Read) -> None:
+    """The value is handed on, and the error is counted."""
+    watch(cache, name="c")
+    await cache.set("a", 1)
+    await cache.get("a")
+    probe: Any = next(p for p in probes._attached.values() if isinstance(p, adapter.Cashews))
+    probe._caches.tallies[id(cache)] = probe._loads = SimpleNamespace()
+    assert await cache.get("a") == 1
+    assert await cache.get("b") is None
+    assert await cache.get_many("a", "b") == (1, None)
+    assert await cache.set("a", 2) is True
+
+    assert counts(read) == (1, 0, 0)
+    assert read(catalogue.SELF_ERRORS)["probes.cashews",] == 4
+
+
 async def test_callers_that_cashews_lets_wait_are_one_load(
     cache: Any, probes: Probes, read: Read
 ) -> None:
@@ -128,8 +208,39 @@ async def test_a_backend_that_fails_is_an_error(cache: Any, probes: Probes, read
         await cache.get("a")
     with pytest.raises(ConnectionError):
         await cache.get_many("a")
+    with request("/"), pytest.raises(ConnectionError):
+        await cache.get("a")
 
-    assert counts(read) == (0, 0, 2)
+    assert counts(read) == (0, 0, 3)
+
+
+async def test_a_hook_that_cannot_come_out_only_passes_on(
+    cache: Any, attach: Callable[..., Probes], read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has wrapped it: hits, misses and errors are as they were."""
+    names = ("get", "get_many", "set")
+    for name in names:
+        # What is there in the end.
+        monkeypatch.setattr(CommandWrapper, name, vars(CommandWrapper)[name])
+    probes = attach()
+    for name in names:
+        monkeypatch.setattr(CommandWrapper, name, partialmethod(vars(CommandWrapper)[name]))
+
+    async def down(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    watch(cache, name="c")
+    await cache.set("a", 1)
+    assert await cache.get("a") == 1
+    probes.detach()
+    assert await cache.get("a") == 1
+    assert await cache.get("b") is None
+    assert await cache.get_many("a", "b") == (1, None)
+    cache.add_middleware(down)
+    with pytest.raises(ConnectionError):
+        await cache.get("a")
+
+    assert counts(read) == (1, 0, 0)
 
 
 async def test_a_cache_is_called_after_its_variable(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastobs.probes._hooks import Hooks
+from fastobs.probes._hooks import Hooks, alike
 
 
 @pytest.fixture
@@ -80,3 +80,24 @@ def test_a_hook_that_somebody_has_thrown_out_is_put_in_again(kind: Any) -> None:
     hooks.wrap(kind, "ask", around)
 
     assert kind().ask() == ["hooked", "asked"]
+
+
+def test_a_hook_hands_on_one_by_one_only_what_the_method_takes() -> None:
+    """Name by name with its defaults; of what somebody has wrapped, or of C, nobody knows."""
+
+    def hook(it: Any, key: Any, default: Any = None) -> Any:
+        return it, key, default
+
+    def same(self: Any, key: str, default: int | None = None) -> Any:
+        return hook(self, key, default)
+
+    def another_default(self: Any, key: str, default: int | None = 0) -> Any:
+        return hook(self, key, default)
+
+    def more(self: Any, key: str, default: int | None = None, *, tags: tuple[str, ...] = ()) -> Any:
+        return hook(self, key, default), tags
+
+    others: list[Any] = [another_default, more, lambda: None, wraps(same)(lambda *_: None)]
+
+    assert alike(hook, same)
+    assert [other for other in (*others, dict.get, dict.update) if alike(hook, other)] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from starlette.testclient import TestClient
 
 from fastobs import catalogue, watch
 from fastobs.probes import Probes
+from fastobs.probes import pyrate_limiter as adapter
 from tests.probes.contract import SECRET, LimiterContract, Named
 
 Read = Callable[..., dict[tuple[str, ...], float]]
@@ -109,6 +111,73 @@ async def test_a_bucket_that_fails_is_an_error(
         limiter.as_decorator(name="a")(lambda: 1)()
 
     assert outcomes(read) == {"error": 3, "limited": 1}
+
+
+@pytest.mark.anyio
+async def test_a_release_that_takes_something_else_is_counted_all_the_same(
+    limit: Any, attach: Callable[..., Probes], read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is given is handed on as it is."""
+    for name in ("try_acquire", "try_acquire_async", "_try_acquire"):
+        monkeypatch.setattr(Limiter, name, taking_more(getattr(Limiter, name)))
+    attach()
+    limiter = watch(limit(), name="p")
+    assert limiter.try_acquire("a", fair=True) is True
+    assert await limiter.try_acquire_async(name="a", weight=1, fair=True) is True
+    assert limiter.try_acquire("a", blocking=False) is False
+    assert limiter.as_decorator(name="b", weight=0)(lambda: 1)() == 1
+    limiter.bucket_factory.bucket.put = Down()
+    with pytest.raises(ConnectionError):
+        limiter.try_acquire("a")
+    with pytest.raises(ConnectionError):
+        await limiter.try_acquire_async("a")
+
+    assert outcomes(read) == {"allowed": 3, "limited": 1, "error": 2}
+
+
+def taking_more(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method with an argument that is not known yet."""
+
+    def newer(limiter: Any, *args: Any, fair: bool = False, **kwargs: Any) -> Any:
+        return method(limiter, *args, **kwargs)
+
+    return newer
+
+
+@pytest.mark.anyio
+async def test_what_is_allowed_again_is_counted_without_a_call(
+    limit: Any, probes: Probes, read: Read
+) -> None:
+    """By the hook itself; under the limiter's new name once it has one, and by its new rates."""
+    limiter = watch(limit(Rate(1000, Duration.MINUTE)), name="p")
+    for _ in range(3):
+        limiter.try_acquire("a")
+        await limiter.try_acquire_async("a")
+    watch(limiter, name="renamed").try_acquire("a")
+    before = read(catalogue.LIMIT_DECISIONS)
+    limiter.bucket_factory.bucket.rates[:] = [TWO]
+    await limiter.try_acquire_async("b", blocking=False)
+
+    assert before["p", "1000 per 60 s", "", "allowed"] == 6
+    assert before["renamed", "1000 per 60 s", "", "allowed"] == 1
+    assert outcomes(read, "renamed") == {"limited": 1}
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("contained_errors")
+async def test_an_error_where_it_is_counted_stays_ours(
+    limit: Any, probes: Probes, read: Read
+) -> None:
+    """The decision is handed on, and the error is counted."""
+    limiter = watch(limit(Rate(3, Duration.MINUTE)), name="p")
+    limiter.try_acquire("a")
+    probe: Any = next(p for p in probes._attached.values() if isinstance(p, adapter.PyrateLimiter))
+    probe._limits[id(limiter)].row = SimpleNamespace(cells=None, at=0)
+
+    assert limiter.try_acquire("a") is True
+    assert await limiter.try_acquire_async("a") is True
+    assert outcomes(read, rates="3 per 60 s") == {"allowed": 1}
+    assert read(catalogue.SELF_ERRORS)["probes.pyrate_limiter",] == 2
 
 
 class PerCaller(BucketFactory):
