@@ -75,7 +75,7 @@ class Account:
 
     def __init__(self, meters: Meters) -> None:
         self.name = ""
-        self.given = self.own = self.variable = self.described = ""
+        self.given = self.own = self.variable = self.sessions = self.described = ""
         self.engine: Callable[[], Engine | None] = lambda: None
         self.pool: Callable[[], Pool | None] = lambda: None
         self.waiting: set[Checkout] = set()
@@ -87,7 +87,7 @@ class Account:
 
     @property
     def wanted(self) -> str:
-        return self.given or self.own or self.variable or self.described
+        return self.given or self.own or self.variable or self.sessions or self.described
 
     def name_it(self, name: str) -> None:
         """From now on everything is counted under this name."""
@@ -161,7 +161,8 @@ class SQLAlchemy(Probe):
     @property
     def kinds(self) -> tuple[type, ...]:
         asynchronous = sys.modules.get("sqlalchemy.ext.asyncio")
-        return (Engine, Pool, asynchronous.AsyncEngine) if asynchronous else (Engine, Pool)
+        own = (Engine, Pool, asynchronous.AsyncEngine) if asynchronous else (Engine, Pool)
+        return (*own, *_factories())
 
     def attach(self, settings: Settings) -> None:
         assert settings.pools is not None
@@ -236,10 +237,14 @@ class SQLAlchemy(Probe):
         return True
 
     def found(self, obj: Any, name: str) -> None:
-        subject = _subject(obj)
-        assert subject is not None
+        if (subject := _subject(obj)) is None:
+            # Sessions that have no engine yet.
+            return
         account = self._account(subject)
-        account.variable = account.variable or name
+        if isinstance(obj, _factories()):
+            account.sessions = account.sessions or name
+        else:
+            account.variable = account.variable or name
 
     def read(self) -> Iterator[Reading]:
         checkouts = list(self._out.values())
@@ -768,10 +773,24 @@ def _subject(obj: Any) -> Engine | Pool | None:
     """The engine or pool behind what an app has in its hands."""
     if not type(obj).__module__.startswith("sqlalchemy") and not isinstance(obj, Engine | Pool):
         return None
-    # sessionmaker and async_sessionmaker keep their engine among their keywords.
+    # A scoped_session has a factory; sessionmaker and async_sessionmaker keep their engine among their
+    # keywords.
+    obj = getattr(obj, "session_factory", obj)
     obj = getattr(obj, "kw", {}).get("bind", obj)
     obj = getattr(obj, "sync_engine", obj)
     return obj if isinstance(obj, Engine | Pool) else None
+
+
+def _factories() -> tuple[type, ...]:
+    """What makes sessions: all that an app has in a variable, often."""
+    modules = sys.modules.get("sqlalchemy.orm"), sys.modules.get("sqlalchemy.ext.asyncio")
+    names = ("sessionmaker", "scoped_session"), ("async_sessionmaker", "async_scoped_session")
+    return tuple(
+        getattr(module, name)
+        for module, kinds in zip(modules, names, strict=True)
+        if module is not None
+        for name in kinds
+    )
 
 
 def _asking(pool: Pool) -> Engine | Pool:

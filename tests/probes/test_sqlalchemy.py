@@ -26,7 +26,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.pool import (
     AssertionPool,
     AsyncAdaptedQueuePool,
@@ -533,6 +533,32 @@ def test_names_come_from_the_most_telling_source(url, probes, read, monkeypatch)
         engine.dispose()
 
 
+@pytest.mark.parametrize("kind", ["sessionmaker", "async_sessionmaker", "scoped_session"])
+def test_an_engine_in_no_variable_is_called_after_the_one_of_its_sessions(
+    kind, tmp_path, url, probes, read, monkeypatch
+):
+    """``Session = sessionmaker(create_engine(...))``; whose engine has a variable, too, is called after
+    that. A factory that has no engine yet is none."""
+    module = __import__(__name__, fromlist=["x"])
+    makers: dict[str, Callable[[Any], Any]] = {
+        "sessionmaker": sessionmaker,
+        "async_sessionmaker": async_sessionmaker,
+        "scoped_session": lambda engine: scoped_session(sessionmaker(engine)),
+    }
+    make = makers[kind]
+    engines = [pooled(tmp_path) if "async" in kind else create_engine(url) for _ in range(2)]
+    for name, value in {
+        "Unbound": make(None),
+        "Session": make(engines[0]),
+        "OtherSession": make(engines[1]),
+        "an_engine": engines[1],
+    }.items():
+        monkeypatch.setattr(module, name, value, raising=False)
+    probes.discover()
+
+    assert set(read(catalogue.POOL_MAX)) == {(f"{__name__}.Session",), (f"{__name__}.an_engine",)}
+
+
 def test_an_address_has_no_credentials(probes, read):
     """Of a URL only driver, host, port and database are told."""
     first = create_engine("postgresql+psycopg://me:secret@db.internal:6432/shop?application_name=x")
@@ -576,7 +602,9 @@ def test_a_later_name_is_taken_up(engine, probes, read):
     assert read(catalogue.POOL_WAIT) == {("shop",): 1, ("main",): 1}
 
 
-@pytest.mark.parametrize("kind", ["sessionmaker", "async_sessionmaker", "pool", "async_engine"])
+@pytest.mark.parametrize(
+    "kind", ["sessionmaker", "async_sessionmaker", "scoped_session", "pool", "async_engine"]
+)
 def test_watch_takes_what_leads_to_a_pool(kind, tmp_path, url, probes, read):
     """Session factories, pools and both kinds of engine."""
     asynchronous = pooled(tmp_path)
@@ -584,6 +612,7 @@ def test_watch_takes_what_leads_to_a_pool(kind, tmp_path, url, probes, read):
     subject = {
         "sessionmaker": sessionmaker(plain),
         "async_sessionmaker": async_sessionmaker(asynchronous),
+        "scoped_session": scoped_session(sessionmaker(plain)),
         "pool": plain.pool,
         "async_engine": asynchronous,
     }[kind]
