@@ -11,21 +11,16 @@ import asyncio
 import gc
 import os
 import random
-import socket
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial, partialmethod
+from functools import partial
 from importlib.metadata import version
-from inspect import Parameter, iscoroutinefunction, signature
-from itertools import repeat
 from math import floor
 from pathlib import Path
 from statistics import median
-from time import perf_counter, process_time
-from typing import Annotated, Any, NamedTuple
+from time import process_time
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -34,19 +29,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import fastobs
-from fastobs import catalogue
-from fastobs._exchange import CURRENT
 from fastobs._process import process
 from fastobs.catalogue import Metric
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
 from fastobs.config import load
-from fastobs.probes._sites import call_site
 from tests.parts.programs import MissingPart
 
 from . import driver, fresh, shop
+from .least import empty_hooks, nothing, pieces
+from .libraries import GROUPS, PIECES, Beside, Drive, Event, Group, idle
 
-__all__ = ["GROUPS", "time_events"]
+__all__ = ["time_events"]
 
 OUTSIDE, INSIDE, SQL = 0.3, 3.0, 12.0
 """Microseconds that an event may cost."""
@@ -59,8 +53,8 @@ FEWEST = 10
 
 LONG = 100
 """Microseconds. Of an event that takes longer, a neighbour hits most tries that have so many."""
-OF_LONG = {"tries": 40, "requests": 2}
-"""So these are shorter, and there are more of them."""
+OF_LONG = {"tries": 40, "requests": 2, "rounds": 3}
+"""So these are shorter, and there are more of them, in more rounds than of others."""
 
 PER_REQUEST = 10
 """Events of one request; what its end costs for them is shared by so many."""
@@ -88,101 +82,26 @@ SECTIONS: dict[str, Any] = {"traces": None, "profiles": None, "slow": None, "run
 METHOD = (
     "Microseconds of CPU. The same calls are timed with the library as the probes hook it and as it "
     f"is without them, in turn in one process, {TRIES} times of which the best counts, {OF_LONG['tries']} "
-    f"shorter ones of an event that takes over {LONG} us; given are the medians of the paired differences, "
+    f"shorter ones in more rounds of an event that takes over {LONG} us; given are the medians of the paired differences, "
     "and between what they are with 95 % certainty. The garbage collector is off. What is not hooked but "
     "written into the app by hand is compared with the "
     f"code without it. Inside, a request has {PER_REQUEST} events, and what its end costs for them "
     "is in. Checkout and checkin are two events; a GET of redis-py is four: checkout, command, look-up "
-    "of a cache, checkin. Each has its budget. Rows without a socket have a connection whose other end "
+    "of a cache, checkin; a request of httpx is three: a connection taken, the request, given back. Each has "
+    "its budget. Rows without a socket have a connection whose other end "
     "answers at once: they judge us, since a round trip through the kernel varies by more than what is "
-    "looked for here. *The least* is what an adapter of this kind comes to if it does nothing but this: the "
-    "same methods and events hooked with functions that only pass on, each with the arguments of the original "
-    "(around a coroutine, one that awaits it), and the readings of the clock, the look-ups, the writes to rows, "
-    "the app's line and, inside, the part of the request that the numbers consist of, each as it is measured "
-    "here, where all of it is in the processor's caches. What holds them together is not in: comparisons, the "
-    "containment of errors, exceptions. Where that is above the budget, Python does not allow it; what is over "
-    "is told, not hidden."
+    "looked for here. *The least* is what an adapter of this kind comes to if it does nothing but this, measured "
+    "as the third state beside the two: the same methods and events hooked with functions that only pass on, "
+    "each with the arguments of the original (around a coroutine, one that awaits it), and after each call, one "
+    "after the other, the readings of the clock, the look-ups, the writes to rows, the app's line and, inside, "
+    "the part of the request that the numbers consist of. What holds them together is not in: comparisons, the "
+    "containment of errors, exceptions. After a long call what is read and run is in no cache of the processor "
+    "any more, so that the same costs more. Where the least is above the budget, Python does not allow it; what "
+    "is over is told, not hidden."
 )
-
-ADD, OBSERVE, CLOCK, ASK, FIND, KEEP, LINE, PART = (
-    "a counter's row: `add()`",
-    "a histogram's row: `observe()`",
-    "the clock: `perf_counter()`",
-    "whose request it is: `CURRENT.get()`",
-    "whose event it is: a dict by `id()`",
-    "who has a connection: an object, kept and dropped",
-    "the app's line: `call_site()`, one function of a package away",
-    "`fastobs.section()`: begin and end",
-)
-"""What numbers are made with."""
-PIECES = (ADD, OBSERVE, CLOCK, ASK, FIND, KEEP, LINE)
-"""Those which are no events themselves."""
-
-HIT = (
-    "to tell a hit from a miss, which is known when the answer is there, and so takes a coroutine around "
-    "the library's"
-)
-HELD = (
-    "the time that was waited, the time of use, and the line of the app that holds a connection for long; "
-    "with them who has the oldest one"
-)
-DECORATES = "what is decided for functions that it decorates, which takes another hook within"
-"""What would have to go for the budget, where that is the same for several."""
 
 console = Console(stderr=True, highlight=False)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-class Held:
-    """What an adapter knows of a connection that is out."""
-
-    account: object
-    exchange: object
-    proxy: object
-    site: object
-    since: float
-
-
-Drive = Callable[[int], Awaitable[None]]
-"""Makes the event happen so many times."""
-
-
-class MadeOf(NamedTuple):
-    """What is needed to tell of an event: how often, or how long it takes. Parts only in a request."""
-
-    adds: float = 0
-    observes: float = 0
-    clocks: float = 0
-    asks: float = 1
-    finds: float = 1
-    keeps: float = 0
-    lines: float = 0
-    parts: float = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Something that a probe sees.
-
-    Attributes:
-        title: For the table.
-        drive: Makes it happen.
-        metric: Grows by it, in a request at the latest.
-        plain: What the app would do without us; by default the same, with the probes detached.
-        sql: Whether it has the budget of a statement.
-        count: Events that it consists of, each with a budget of its own.
-        made_of: What it is told by, if it is seen by hooks.
-        without: What would have to go for the budget.
-    """
-
-    title: str
-    drive: Drive
-    metric: Metric | None
-    plain: Drive | None = None
-    sql: bool = False
-    count: int = 1
-    made_of: MadeOf | None = None
-    without: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,9 +113,9 @@ class Cost:
         outside: More with us, one number for each round.
         inside: The same within a request, a share of the request's end included.
         budgets: What it may cost outside and inside.
-        empty: More with hooks that only pass on, outside.
-        empty_inside: The same within a request.
-        made_of: As of the event.
+        least: More with hooks that only pass on and what the event is told by, outside; empty if nothing
+            is hooked.
+        least_inside: The same within a request.
         without: As of the event.
     """
 
@@ -205,453 +124,16 @@ class Cost:
     outside: list[float]
     inside: list[float]
     budgets: tuple[float, float]
-    empty: list[float]
-    empty_inside: list[float]
-    made_of: MadeOf | None
+    least: list[float]
+    least_inside: list[float]
     without: str
-
-
-def calling(call: Callable[[], object]) -> Drive:
-    """Drives a function."""
-
-    async def drive(times: int) -> None:
-        for _ in repeat(None, times):
-            call()
-
-    return drive
-
-
-def awaiting(call: Callable[[], Awaitable[object]]) -> Drive:
-    """Drives a coroutine function."""
-
-    async def drive(times: int) -> None:
-        for _ in repeat(None, times):
-            await call()
-
-    return drive
-
-
-async def nothing(times: int) -> None:
-    """Drives nothing: the loop of the others."""
-    for _ in repeat(None, times):
-        pass
-
-
-@asynccontextmanager
-async def functools() -> AsyncIterator[list[Event]]:
-    cached = lru_cache(lambda: 1)
-    fastobs.watch(cached, name="bench")
-    yield [
-        Event(
-            title="functools: a hit of `lru_cache`",
-            drive=calling(cached),
-            metric=catalogue.CACHE_REQUESTS,
-        )
-    ]
-
-
-@asynccontextmanager
-async def cachetools() -> AsyncIterator[list[Event]]:
-    from cachetools import LRUCache, TTLCache, cached
-
-    cache: LRUCache[Any, int] = LRUCache(100)
-    expiring: TTLCache[Any, int] = TTLCache(100, ttl=3600)
-    for one in (cache, expiring):
-        fastobs.watch(one, name=type(one).__name__)
-    yield [
-        Event(
-            title=f"cachetools: a hit of `@cached({type(one).__name__})`",
-            drive=calling(cached(one)(lambda: 1)),
-            metric=catalogue.CACHE_REQUESTS,
-        )
-        for one in (cache, expiring)
-    ]
-
-
-@asynccontextmanager
-async def aiocache() -> AsyncIterator[list[Event]]:
-    from aiocache import SimpleMemoryCache
-
-    cache = SimpleMemoryCache()
-    await cache.set("key", 1)
-    yield [
-        Event(
-            title="aiocache: a hit in memory",
-            drive=awaiting(lambda: cache.get("key")),
-            metric=catalogue.CACHE_REQUESTS,
-            made_of=MadeOf(adds=1, parts=1),
-            without=HIT,
-        )
-    ]
-
-
-@asynccontextmanager
-async def cashews() -> AsyncIterator[list[Event]]:
-    from cashews import Cache
-
-    cache = Cache()
-    cache.setup("mem://")
-    await cache.set("key", 1)
-    yield [
-        Event(
-            title="cashews: a hit in memory",
-            drive=awaiting(lambda: cache.get("key")),
-            metric=catalogue.CACHE_REQUESTS,
-            made_of=MadeOf(adds=1, parts=1),
-            without=HIT,
-        )
-    ]
-
-
-@asynccontextmanager
-async def dogpile() -> AsyncIterator[list[Event]]:
-    from dogpile.cache import make_region
-
-    region = make_region().configure("dogpile.cache.memory")
-    region.set("key", 1)
-    yield [
-        Event(
-            title="dogpile.cache: a hit in memory",
-            drive=calling(lambda: region.get("key")),
-            metric=catalogue.CACHE_REQUESTS,
-            made_of=MadeOf(adds=1, parts=1),
-        )
-    ]
-
-
-@asynccontextmanager
-async def fastapi_cache() -> AsyncIterator[list[Event]]:
-    from fastapi_cache import FastAPICache
-    from fastapi_cache.backends.inmemory import InMemoryBackend
-
-    FastAPICache.init(InMemoryBackend())
-    await FastAPICache.get_backend().set("key", b"1", 3600)
-    yield [
-        Event(
-            title="fastapi-cache2: a hit in memory",
-            drive=awaiting(lambda: FastAPICache.get_backend().get_with_ttl("key")),
-            metric=catalogue.CACHE_REQUESTS,
-            made_of=MadeOf(adds=1, parts=1),
-            without=HIT,
-        )
-    ]
-
-
-@asynccontextmanager
-async def limits() -> AsyncIterator[list[Event]]:
-    from limits import parse
-    from limits.aio import strategies as aio
-    from limits.aio.storage import MemoryStorage as AwaitedStorage
-    from limits.storage import MemoryStorage
-    from limits.strategies import FixedWindowRateLimiter
-
-    limiter = FixedWindowRateLimiter(MemoryStorage())
-    awaited = aio.FixedWindowRateLimiter(AwaitedStorage())
-    limit = parse("1000000000/day")
-    yield [
-        Event(
-            title="limits: a decision, memory storage",
-            drive=calling(lambda: limiter.hit(limit, "somebody")),
-            metric=catalogue.LIMIT_DECISIONS,
-            made_of=MadeOf(adds=1),
-        ),
-        Event(
-            title="limits, awaited: a decision, memory storage",
-            drive=awaiting(lambda: awaited.hit(limit, "somebody")),
-            metric=catalogue.LIMIT_DECISIONS,
-            made_of=MadeOf(adds=1),
-        ),
-    ]
-
-
-@asynccontextmanager
-async def pyrate_limiter() -> AsyncIterator[list[Event]]:
-    from pyrate_limiter import InMemoryBucket, Limiter, Rate
-
-    limiter = Limiter(InMemoryBucket([Rate(1_000, 1)]))
-    yield [
-        Event(
-            title="pyrate-limiter: a decision in memory",
-            drive=calling(lambda: limiter.try_acquire("somebody")),
-            metric=catalogue.LIMIT_DECISIONS,
-            made_of=MadeOf(adds=1),
-            without=DECORATES,
-        ),
-        Event(
-            title="pyrate-limiter, awaited: a decision in memory",
-            drive=awaiting(lambda: limiter.try_acquire_async("somebody")),
-            metric=catalogue.LIMIT_DECISIONS,
-            made_of=MadeOf(adds=1),
-            without=DECORATES,
-        ),
-    ]
-
-
-@asynccontextmanager
-async def hand() -> AsyncIterator[list[Event]]:
-    cache, limiter = fastobs.cache("bench"), fastobs.limiter("bench")
-    store = {"key": 1}
-    part = fastobs.section("bench")
-
-    async def measured(times: int) -> None:
-        for _ in repeat(None, times):
-            with part:
-                pass
-
-    yield [
-        Event(
-            title="`fastobs.cache()`: a look-up",
-            drive=calling(lambda: cache(store.get("key"))),
-            plain=calling(lambda: store.get("key")),
-            metric=catalogue.CACHE_REQUESTS,
-        ),
-        Event(
-            title="`fastobs.limiter()`: a decision",
-            drive=calling(lambda: limiter.decision(True, limit="5 per minute")),
-            plain=calling(lambda: True),
-            metric=catalogue.LIMIT_DECISIONS,
-        ),
-        Event(
-            title=PART,
-            drive=measured,
-            plain=nothing,
-            metric=catalogue.HTTP_PART,
-        ),
-    ]
-
-
-@asynccontextmanager
-async def cells() -> AsyncIterator[list[Event]]:
-    meters = process().meters
-    counter = meters.counter(catalogue.CACHE_REQUESTS, "bench", "hit")
-    histogram = meters.histogram(catalogue.CACHE_LOAD, "bench")
-    rows = {id(counter): counter}
-
-    async def find(times: int) -> None:
-        for _ in repeat(None, times):
-            rows[id(counter)]
-
-    async def keep(times: int) -> None:
-        kept: dict[int, Held] = {}
-        for _ in repeat(None, times):
-            key = id(held := Held())
-            held.account = held.exchange = held.proxy = held.site = counter
-            held.since = 0.0
-            kept[key] = held
-            del kept[key]
-
-    def from_a_package(call: Callable[[], object]) -> Drive:
-        # Frames are made for each call, as those of an app and of a library are.
-        names: dict[str, Any] = {"call": call}
-        exec(compile("def ask(): call()", "/site-packages/package.py", "exec"), names)
-
-        def line() -> None:
-            names["ask"]()
-
-        return calling(line)
-
-    yield [
-        Event(
-            title=ADD,
-            drive=calling(counter.add),
-            plain=nothing,
-            metric=catalogue.CACHE_REQUESTS,
-        ),
-        Event(
-            title=OBSERVE,
-            drive=calling(partial(histogram.observe, 0.02)),
-            plain=nothing,
-            metric=catalogue.CACHE_LOAD,
-        ),
-        Event(title=CLOCK, drive=calling(perf_counter), plain=nothing, metric=None),
-        Event(title=ASK, drive=calling(CURRENT.get), plain=nothing, metric=None),
-        Event(title=FIND, drive=find, plain=nothing, metric=None),
-        Event(title=KEEP, drive=keep, plain=nothing, metric=None),
-        Event(title=LINE, drive=from_a_package(call_site), plain=from_a_package(dict), metric=None),
-    ]
-
-
-@asynccontextmanager
-async def sqlalchemy() -> AsyncIterator[list[Event]]:
-    from sqlalchemy import Engine, QueuePool, create_engine, text
-
-    engine, bare = (create_engine("sqlite://", poolclass=QueuePool) for _ in range(2))
-    # Who has had listeners goes on looking for them after they are gone: that is part of what the
-    # hooks cost, and an engine without us does not do it.
-    vars(bare)["_has_events"] = vars(bare.dialect)["_has_events"] = False
-    statement = text("SELECT 1")
-
-    async def execute(on: Engine, times: int) -> None:
-        with on.connect() as connection:
-            for _ in repeat(None, times):
-                connection.execute(statement)
-
-    yield [
-        Event(
-            title="SQLAlchemy: checkout and checkin (two events)",
-            drive=calling(lambda: engine.raw_connection().close()),
-            metric=catalogue.POOL_USE,
-            count=2,
-            made_of=MadeOf(observes=2, clocks=3, keeps=1, lines=1, parts=1),
-            without=HELD,
-        ),
-        Event(
-            title="SQLAlchemy: a statement, SQLite in memory",
-            drive=partial(execute, engine),
-            plain=partial(execute, bare),
-            metric=catalogue.DB_DURATION,
-            sql=True,
-            made_of=MadeOf(observes=1, clocks=2, parts=1),
-        ),
-    ]
-    engine.dispose()
-    bare.dispose()
-
-
-@asynccontextmanager
-async def psycopg_pool() -> AsyncIterator[list[Event]]:
-    from psycopg_pool import ConnectionPool
-
-    from tests.parts import stores
-
-    with stores.postgresql() as server, ConnectionPool(server.url(), min_size=1, open=True) as pool:
-        pool.wait()
-        yield [
-            Event(
-                title="psycopg_pool: checkout and checkin (two events)",
-                drive=calling(lambda: pool.putconn(pool.getconn())),
-                metric=catalogue.POOL_USE,
-                count=2,
-                made_of=MadeOf(observes=2, clocks=3, keeps=1, lines=1, parts=1),
-                without=HELD,
-            )
-        ]
-
-
-@asynccontextmanager
-async def asyncpg() -> AsyncIterator[list[Event]]:
-    from asyncpg import create_pool
-
-    from tests.parts import stores
-
-    async def nothing(_: object) -> None:
-        """Instead of a statement, whose way to the server and back is what varies."""
-
-    with stores.postgresql() as server:
-        async with create_pool(server.url(), min_size=1, max_size=1, reset=nothing) as pool:
-
-            async def hold() -> None:
-                await pool.release(await pool.acquire())
-
-            yield [
-                Event(
-                    title="asyncpg: checkout and checkin (two events)",
-                    drive=awaiting(hold),
-                    metric=catalogue.POOL_USE,
-                    count=2,
-                    made_of=MadeOf(observes=2, clocks=3, keeps=1, lines=1, parts=1),
-                    without=HELD,
-                )
-            ]
-
-
-@asynccontextmanager
-async def redis() -> AsyncIterator[list[Event]]:
-    from redis import Redis
-
-    from tests.parts import stores
-
-    from . import wires
-
-    with (
-        stores.redis() as server,
-        Redis.from_url(server.url) as client,
-        wires.redis_client() as wired,
-    ):
-        client.set("key", "value")
-        yield [
-            Event(
-                title=f"redis: a GET (four events){how}",
-                drive=calling(partial(one.get, "key")),
-                metric=catalogue.DB_DURATION,
-                count=4,
-                made_of=MadeOf(adds=1, observes=3, clocks=5, finds=3, keeps=1, parts=1),
-                without=(
-                    "three of the four: the time that was waited and the time of use, with them who has "
-                    "the oldest connection, and the cache that is recognised by its replies"
-                ),
-            )
-            for one, how in ((wired, ", no socket"), (client, ""))
-        ]
-
-
-@asynccontextmanager
-async def httpx() -> AsyncIterator[list[Event]]:
-    from httpx import Client
-
-    from . import wires
-
-    with _served() as url, Client(timeout=30) as client, wires.http_client() as wired:
-        yield [
-            Event(
-                title=f"httpx: a request{how}",
-                drive=calling(partial(one.get, url)),
-                metric=catalogue.CLIENT_QUEUE,
-                # Who gets a connection at once has waited 0 seconds, without a clock.
-                made_of=MadeOf(adds=1, parts=1),
-                without=(
-                    "the time in the queue for a connection, which takes hooks around the client, its pool "
-                    "and the wait there, and with it upstream 429s"
-                ),
-            )
-            for one, how in ((wired, ", no socket"), (client, " to a local server"))
-        ]
-
-
-@contextmanager
-def _served() -> Iterator[str]:
-    """The shop, in a process of its own: its CPU time is not ours."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        command = [sys.executable, "-m", "benchmarks.load", "bare", str(listener.fileno())]
-        server = subprocess.Popen(command, cwd=fresh.HERE, pass_fds=[listener.fileno()])
-        try:
-            # The socket listens already: the first request waits until the server is ready.
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}{shop.PATH}"
-        finally:
-            server.terminate()
-            server.wait(timeout=10)
-
-
-Group = Callable[[], AbstractAsyncContextManager[list[Event]]]
-
-GROUPS: dict[str, Group] = {
-    group.__name__: group
-    for group in (
-        functools,
-        cachetools,
-        aiocache,
-        cashews,
-        dogpile,
-        fastapi_cache,
-        limits,
-        pyrate_limiter,
-        hand,
-        cells,
-        sqlalchemy,
-        psycopg_pool,
-        asyncpg,
-        redis,
-        httpx,
-    )
-}
-"""What is measured in processes of its own."""
 
 
 class Bench:
     """An observed app whose one endpoint does what is to be measured, and the probes' switch."""
 
     def __init__(self) -> None:
-        self.drive: Drive = nothing
+        self.drive: Drive = idle
         self._app = Starlette(routes=[Route(shop.PATH, self._endpoint)])
         self._handle = fastobs.instrument(self._app, **SECTIONS)
         self._probes = process().probes
@@ -661,8 +143,8 @@ class Bench:
         self._probes.detach()
         if state == "on":
             self._probes.attach(load(None, SECTIONS))
-        elif state == "empty":
-            with _empty_hooks():
+        elif state == "least":
+            with empty_hooks():
                 self._probes.attach(load(None, SECTIONS))
 
     async def outside(self, drive: Drive, requests: int, tries: int = TRIES) -> float:
@@ -672,9 +154,12 @@ class Bench:
 
     async def inside(self, drive: Drive, requests: int, tries: int = TRIES) -> float:
         """The same with the requests."""
+        return await _took(partial(self.serve, drive), requests, tries) / (requests * PER_REQUEST)
+
+    async def serve(self, drive: Drive, requests: int) -> None:
+        """So many requests with events."""
         self.drive = drive
-        serve = partial(driver.drive, self._app, shop.PATH)
-        return await _took(serve, requests, tries) / (requests * PER_REQUEST)
+        await driver.drive(self._app, shop.PATH, requests)
 
     def close(self) -> None:
         """Nothing is observed any more."""
@@ -723,7 +208,8 @@ async def _time(group: Group, rounds: int, milliseconds: float) -> list[Cost]:
 
 
 async def _cost(bench: Bench, event: Event, rounds: int, milliseconds: float) -> Cost:
-    plain, outside, inside, empty, empty_inside = [], [], [], [], []
+    plain, outside, inside, least, least_inside = [], [], [], [], []
+    beside = None if event.made_of is None else pieces(event.made_of)
     bench.switch("on")
     before = _recorded(process().meters, event.metric)
     # What is made with the first event is made now, and the second time is the usual one.
@@ -734,14 +220,17 @@ async def _cost(bench: Bench, event: Event, rounds: int, milliseconds: float) ->
         raise RuntimeError(msg)
     if micros > LONG * PER_REQUEST:
         tries, requests = OF_LONG["tries"], OF_LONG["requests"]
+        rounds *= OF_LONG["rounds"]
     else:
         tries, requests = TRIES, max(FEWEST, int(milliseconds * 1e3 / TRIES / micros))
     for _ in range(rounds):
         took: dict[str, tuple[float, float]] = {}
-        states = ["on", "off"] if event.made_of is None else ["on", "off", "empty"]
+        states = ["on", "off"] if beside is None else ["on", "off", "least"]
         # None always comes after another.
         for state in random.sample(states, len(states)):
             bench.switch(state)
+            # In each state something is called, so that the call is not of the difference.
+            Beside.pieces = beside if state == "least" else beside and nothing
             drive = event.plain or event.drive if state == "off" else event.drive
             # The interpreter adapts to what was hooked or given back.
             await bench.inside(drive, requests // 4 + 1)
@@ -753,68 +242,20 @@ async def _cost(bench: Bench, event: Event, rounds: int, milliseconds: float) ->
         plain.append(took["off"][0])
         outside.append(took["on"][0] - took["off"][0])
         inside.append(took["on"][1] - took["off"][1])
-        if "empty" in took:
-            empty.append(took["empty"][0] - took["off"][0])
-            empty_inside.append(took["empty"][1] - took["off"][1])
+        if "least" in took:
+            least.append(took["least"][0] - took["off"][0])
+            least_inside.append(took["least"][1] - took["off"][1])
+    Beside.pieces = None
     return Cost(
         title=event.title,
         plain=median(plain),
         outside=outside,
         inside=inside,
         budgets=(SQL, SQL) if event.sql else (OUTSIDE * event.count, INSIDE * event.count),
-        empty=empty,
-        empty_inside=empty_inside,
-        made_of=event.made_of,
+        least=least,
+        least_inside=least_inside,
         without=event.without,
     )
-
-
-@contextmanager
-def _empty_hooks() -> Iterator[None]:
-    """What adapters hook meanwhile is hooked with functions that do nothing of their own."""
-    from fastobs.probes._hooks import Hooks
-
-    owners: list[tuple[Any, str, Any]] = [(Hooks, "wrap", _wrap_empty)]
-    if adapter := sys.modules.get("fastobs.probes.sqlalchemy"):
-        owners.append((adapter.SQLAlchemy, "_listen", _listen_empty))
-    before = [(owner, name, vars(owner)[name]) for owner, name, _ in owners]
-    for owner, name, empty in owners:
-        setattr(owner, name, partialmethod(empty, vars(owner)[name]))
-    try:
-        yield
-    finally:
-        for owner, name, method in before:
-            setattr(owner, name, method)
-
-
-def _wrap_empty(hooks: Any, wrap: Any, owner: type, name: str, _around: object) -> None:
-    wrap(hooks, owner, name, _passing_on)
-
-
-def _listen_empty(probe: Any, listen: Any, target: Any, name: str, _listener: object) -> None:
-    # Each has one of its own, as each adapter has.
-    listen(probe, target, name, lambda *_: None)
-
-
-def _passing_on(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that takes what the original takes, and hands it on one by one: the cheapest way."""
-    takes, gives = [], []
-    for name, parameter in signature(original, follow_wrapped=False).parameters.items():
-        star = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-        only_named = parameter.kind is Parameter.KEYWORD_ONLY
-        if only_named and not any(one.startswith("*") for one in takes):
-            takes.append("*")
-        takes.append(star + name)
-        gives.append(f"{name}={name}" if only_named else star + name)
-    # What is awaited has its answer only then.
-    way = ("async def", "await") if iscoroutinefunction(original) else ("def", "")
-    source = f"{way[0]} hook({', '.join(takes)}): return {way[1]} original({', '.join(gives)})"
-    names: dict[str, Any] = {"original": original}
-    exec(source, names)
-    hook = names["hook"]
-    hook.__defaults__ = getattr(original, "__defaults__", None)
-    hook.__kwdefaults__ = getattr(original, "__kwdefaults__", None)
-    return hook  # type: ignore[no-any-return]
 
 
 def _recorded(meters: Meters, metric: Metric | None) -> float:
@@ -830,9 +271,8 @@ def _recorded(meters: Meters, metric: Metric | None) -> float:
 def page(costs: list[Cost], *, command: str, processes: int, missing: list[str]) -> str:
     """All of it, in Markdown."""
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    least = {cost.title: _least(cost, _pieces(costs)) for cost in costs}
     events = [cost for cost in costs if cost.title not in PIECES]
-    over = [line for cost in events for line in _over(cost, least[cost.title])]
+    over = [line for cost in events for line in _over(cost)]
     lines = [
         "<!-- Made by `python -m benchmarks.events`; do not edit. -->",
         "# What one event costs",
@@ -853,7 +293,7 @@ def page(costs: list[Cost], *, command: str, processes: int, missing: list[str])
             "| inside, more | 95 % | the least | budget |"
         ),
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-        *(_row(cost, least[cost.title]) for cost in costs),
+        *(_row(cost) for cost in costs),
         "",
         "## Over budget",
         "",
@@ -864,56 +304,37 @@ def page(costs: list[Cost], *, command: str, processes: int, missing: list[str])
     return "\n".join(lines) + "\n"
 
 
-Least = tuple[float, float] | None
-"""Outside and inside a request; None where nothing is hooked, or the pieces were not measured."""
-
-
-def _pieces(costs: list[Cost]) -> MadeOf | None:
-    """What each piece takes."""
-    found = {cost.title: cost for cost in costs}
-    if not found.keys() >= {*PIECES, PART}:
-        return None
-    *pieces, outside = (median(found[title].outside) for title in (*PIECES, PART))
-    # Of a section, that which it does in a request only, without its readings of the clock: those may
-    # be the ones of another number.
-    part = max(0.0, median(found[PART].inside) - outside - 2 * median(found[CLOCK].outside))
-    return MadeOf(*pieces, part)
-
-
-def _least(cost: Cost, pieces: MadeOf | None) -> Least:
-    """What the event costs with hooks that do nothing, and what it is told by."""
-    if cost.made_of is None or pieces is None:
-        return None
-    *always, parts = (times * takes for times, takes in zip(cost.made_of, pieces, strict=True))
-    outside = max(0.0, median(cost.empty)) + sum(always)
-    inside = max(0.0, median(cost.empty_inside)) + sum(always) + parts
-    return outside, inside
-
-
-def _row(cost: Cost, least: Least) -> str:
+def _row(cost: Cost) -> str:
     cells = [cost.title, f"{cost.plain:.2f}"]
-    for at, (more, budget) in enumerate(
-        zip((cost.outside, cost.inside), cost.budgets, strict=True)
-    ):
+    for _, more, least, budget in _sides(cost):
         low, high = _certain(more)
         told = f"{median(more):+.2f}" if low > 0 else "none seen"
         cells += [told, f"{low:+.2f} to {high:+.2f}"]
-        cells += ["" if least is None else f"{least[at]:.2f}", f"{budget:g}"]
+        cells += [f"{median(least):.2f}" if least else "", f"{budget:g}"]
     return f"| {' | '.join(cells)} |"
 
 
-def _over(cost: Cost, least: Least) -> Iterator[str]:
-    measured = zip(("outside", "inside"), (cost.outside, cost.inside), cost.budgets, strict=True)
-    for at, (where, differences, budget) in enumerate(measured):
+def _sides(cost: Cost) -> Iterator[tuple[str, list[float], list[float], float]]:
+    """Outside and inside: what more it costs, the least, the budget."""
+    outside, inside = cost.budgets
+    yield "outside", cost.outside, cost.least, outside
+    yield "inside", cost.inside, cost.least_inside, inside
+
+
+def _over(cost: Cost) -> Iterator[str]:
+    for where, differences, least, budget in _sides(cost):
         more = median(differences)
         low, high = _certain(differences)
         if low > budget:
             line = f"- {cost.title}, {where}: {more:.2f} us, {more / budget:.1f} times the budget"
-            if least is not None:
-                possible = least[at] <= budget
-                line += f"; the least are {least[at]:.2f} us, "
-                line += "which is below it" if possible else "which is above it, too"
-                if cost.without and not possible:
+            if least:
+                least_low, least_high = _certain(least)
+                line += f"; the least are {median(least):.2f} ({least_low:.2f} to {least_high:.2f}) us, "
+                possible = least_low <= budget
+                line += "which is not above it" if possible else "which is above it, too"
+                if median(least) > more:
+                    line += ", and above ours, which hands on what it is given in a cheaper way"
+                elif cost.without and not possible:
                     line += f". What would have to go: {cost.without}"
             yield f"{line}."
         elif high > budget:
@@ -930,16 +351,14 @@ def _certain(differences: list[float]) -> tuple[float, float]:
 
 def _together(parts: list[Cost]) -> Cost:
     """One event as several processes measured it."""
-    made_of = parts[0].made_of
     return Cost(
         title=parts[0].title,
         plain=median(part.plain for part in parts),
         outside=[more for part in parts for more in part.outside],
         inside=[more for part in parts for more in part.inside],
         budgets=parts[0].budgets,
-        empty=[more for part in parts for more in part.empty],
-        empty_inside=[more for part in parts for more in part.empty_inside],
-        made_of=None if made_of is None else MadeOf(*made_of),
+        least=[more for part in parts for more in part.least],
+        least_inside=[more for part in parts for more in part.least_inside],
         without=parts[0].without,
     )
 
