@@ -21,10 +21,12 @@ from redis import asyncio as aio
 from redis.asyncio.client import Pipeline as AioPipeline
 from redis.asyncio.cluster import ClusterPipeline as AioClusterPipeline
 from redis.asyncio.connection import AbstractConnection as AioConnection
+from redis.asyncio.sentinel import SentinelManagedConnection as AioManagedConnection
 from redis.client import Pipeline
 from redis.cluster import ClusterPipeline
 from redis.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
 from redis.exceptions import ConnectionError as NoConnection
+from redis.sentinel import SentinelManagedConnection
 
 from fastobs import catalogue
 from fastobs._contain import contain
@@ -156,6 +158,10 @@ class RedisProbe(Pools):
             wrap(kind, "release", self._around_release)
         wrap(AbstractConnection, "connect", self._around_connect)
         wrap(AioConnection, "connect", self._around_async_connect)
+        if _connects_itself(SentinelManagedConnection):
+            wrap(SentinelManagedConnection, "connect", self._around_connect)
+        if _connects_itself(AioManagedConnection):
+            wrap(AioManagedConnection, "connect", self._around_async_connect)
         wrap(Redis, "execute_command", self._around_command)
         wrap(RedisCluster, "execute_command", self._around_command)
         wrap(Pipeline, "immediate_execute_command", self._around_command)
@@ -224,7 +230,7 @@ class RedisProbe(Pools):
         options = pool.connection_kwargs
         own = str(options.get("client_name") or "")
         there = ref(pool, self._close_account(id(pool)))
-        account = PoolAccount(there, self.kit.meters, described=_described(options), own=own)
+        account = PoolAccount(there, self.kit.meters, described=_described(pool), own=own)
         account.blocks = isinstance(pool, BLOCKING)
         account.unseen = Unseen(_taken(pool))
         return account
@@ -764,6 +770,15 @@ def _is_direct(pool: Any) -> bool:
     return not own and getattr(pool, "cache", None) is None
 
 
+def _connects_itself(managed: Any) -> bool:
+    """Whether a connection that asks a sentinel for its server connects without the common way.
+
+    It does in newer releases; hooked in both places it would be opened twice.
+    """
+    code = getattr(getattr(managed, "connect_to", None), "__code__", None)
+    return code is not None and "connect" not in code.co_names
+
+
 def _name_of(args: Any) -> str:
     """``GET``; of ``CONFIG GET`` the first word, since a key may follow one just as well."""
     word = args[0] if args else ""
@@ -825,9 +840,13 @@ def _stack_of(pipeline: Any) -> Any:
     return list(getattr(strategy, "_command_queue", ()))
 
 
-def _described(options: Any) -> str:
+def _described(pool: Any) -> str:
     """``redis:host:port/database``, never with credentials."""
+    options = pool.connection_kwargs
     database = options.get("db") or 0
+    if service := getattr(pool, "service_name", None):
+        # Of a sentinel, which knows the server's address: another one after a failure.
+        return f"redis:{service}{'' if pool.is_master else ' replicas'}/{database}"
     if path := options.get("path"):
         # Of a socket only its name: where it lies says nothing, and differs between machines.
         return f"redis:{str(path).rpartition('/')[2]}/{database}"

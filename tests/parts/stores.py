@@ -7,7 +7,7 @@ import pwd
 import secrets
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from .process import PartFailed, Running, own_folder, running
 from .programs import find
 from .waiting import free_port
 
-__all__ = ["PostgreSQL", "Redis", "postgresql", "redis"]
+__all__ = ["PostgreSQL", "Redis", "postgresql", "redis", "sentinel"]
 
 CARELESS = {
     "fsync": "off",
@@ -134,19 +134,37 @@ def redis(*, settings: Mapping[str, str] | None = None) -> Iterator[Redis]:
     }
     options = [word for name, value in chosen.items() for word in (f"--{name}", value)]
 
+    with own_folder("redis") as folder, _redis(port, options, folder) as part:
+        yield part
+
+
+@contextmanager
+def sentinel(service: str, *, port: int) -> Iterator[Redis]:
+    """Run a sentinel for a Redis server.
+
+    Args:
+        service: What it calls the server.
+        port: Of the server.
+    """
+    own = free_port()
+    with own_folder("sentinel") as folder:
+        # It writes down there what it finds out.
+        settings = folder / "sentinel.conf"
+        settings.write_text(
+            f"bind 127.0.0.1\nport {own}\nsentinel monitor {service} 127.0.0.1 {port} 1\n"
+        )
+        with _redis(own, [str(settings), "--sentinel"], folder) as part:
+            yield part
+
+
+@contextmanager
+def _redis(port: int, options: Sequence[str], folder: Path) -> Iterator[Redis]:
     def answers() -> bool:
         with suppress(redis_client.RedisError):
             return bool(part.command("PING"))
         return False
 
-    with (
-        own_folder("redis") as folder,
-        running(
-            [find("redis-server"), *options],
-            name="redis",
-            folder=folder,
-        ) as server,
-    ):
+    with running([find("redis-server"), *options], name="redis", folder=folder) as server:
         part = Redis(port=port, server=server)
         server.wait_until(answers)
         yield part
