@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import MemberDescriptorType, ModuleType
+from types import FunctionType, MemberDescriptorType, ModuleType
 from typing import Any
 from weakref import ref
 
@@ -67,16 +67,23 @@ class Label:
 def variables(kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
     """Objects of these types in variables of the app's own modules, with the variable's name.
 
-    Looked into are modules, ``app.state``, and attributes of objects whose class is the app's own.
-    An object that several modules import is named after the one that assigns it.
+    Looked into are modules, ``app.state``, classes and attributes of objects whose class is the app's
+    own. An object that several modules import is named after the one that assigns it.
     """
     found: dict[int, tuple[Any, list[tuple[str, ModuleType, str]]]] = {}
+    # Most are of few types, and some ask their subclasses.
+    wanted: dict[type, bool] = {}
     for module_name, module in list(sys.modules.items()):
         if not of_the_app(module_name):
             continue
         for variable, value in list(vars(module).items()):
-            for path, obj in _within(variable, value, depth=2):
-                if issubclass(type(obj), kinds):
+            inner = _of_class if _is_class_of(value, module_name) else _within
+            for path, obj in inner(variable, value, depth=2):
+                kind = type(obj)
+                if kind not in wanted:
+                    wanted[kind] = issubclass(kind, kinds)
+                # A function that has nothing is no more than that: whoever decorates one leaves something.
+                if wanted[kind] and not (kind is FunctionType and not obj.__dict__):
                     _, places = found.setdefault(id(obj), (obj, []))
                     places.append((f"{module_name}.{path}", module, variable))
     for obj, places in found.values():
@@ -97,6 +104,24 @@ def _within(path: str, value: Any, *, depth: int) -> Iterator[tuple[str, Any]]:
     parts = list(inner.items()) if isinstance(inner, dict) else []
     for name, part in (*parts, *_slots(value)):
         yield from _within(f"{path}.{name}", part, depth=depth - 1)
+
+
+def _is_class_of(value: Any, module_name: str) -> bool:
+    """Whether it is a class that this module has written, not imported."""
+    return issubclass(type(value), type) and vars(value).get("__module__") == module_name
+
+
+def _of_class(path: str, kind: type, *, depth: int) -> Iterator[tuple[str, Any]]:
+    """What is written in a class, and in those within it; of methods and properties the function."""
+    for name, value in list(vars(kind).items()):
+        place = f"{path}.{name}"
+        if issubclass(type(value), type):
+            if depth and value.__qualname__ == f"{kind.__qualname__}.{name}":
+                yield from _of_class(place, value, depth=depth - 1)
+        elif issubclass(type(value), staticmethod | classmethod):
+            yield place, value.__func__
+        else:
+            yield place, value.fget if issubclass(type(value), property) else value
 
 
 def _slots(value: Any) -> Iterator[tuple[str, Any]]:

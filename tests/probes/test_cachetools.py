@@ -153,6 +153,29 @@ def test_items_of_its_own_are_left_to_the_cache(probes: Probes) -> None:
     assert (cache.items(), cache.values()) == ("items", "values")
 
 
+def test_caches_of_classes_and_of_their_methods_are_found(
+    probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are called after both."""
+    cached: Any = cachetools.cached
+
+    class Repository:
+        names = LRUCache(2)  # type: ignore[var-annotated]
+
+        @cached(LRUCache(2))
+        def load(self, key: str) -> str:
+            return key
+
+    Repository.__qualname__ = "Repository"
+    monkeypatch.setattr(sys.modules[__name__], "Repository", Repository, raising=False)
+    probes.discover()
+    Repository().load("a")
+    Repository.names.get("a")
+
+    assert counts(read, f"{__name__}.Repository.load") == (0, 1, 0)
+    assert counts(read, f"{__name__}.Repository.names") == (0, 1, 0)
+
+
 def test_a_membership_test_is_a_look_up_only_if_it_fails(probes: Probes, read: Read) -> None:
     """If it succeeds, the look-up that follows is the hit."""
     cache: Any = watch(LRUCache(2), name="c")

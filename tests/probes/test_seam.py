@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -455,6 +455,42 @@ def test_attributes_and_the_apps_state_are_looked_into(module: Any) -> None:
         "an_app.holder.next.thing",
         "an_app.slotted.thing",
         "an_app.app.state.thing",
+    }
+
+
+CLASSES = """
+def decorated():
+    def function(*_): ...
+    function.cache = Thing()
+    return function
+
+class Shop:
+    thing = Thing()
+    method, static, bound = decorated(), staticmethod(decorated()), classmethod(decorated())
+    price = property(decorated())
+    alias = Holder
+
+    def plain(self): ...
+
+    class Inner:
+        thing = Thing()
+"""
+
+
+def test_what_a_class_holds_is_called_after_it(module: Any) -> None:
+    """Of methods the function, if a decorator has left something on it; not of classes that were only
+    imported."""
+    module.Thing, module.Holder = Thing, type("Holder", (), {"thing": Thing()})
+    exec(CLASSES, vars(module))
+
+    assert set(_of_the_app(variables((Thing, FunctionType)))) == {
+        "an_app.thing",
+        "an_app.Shop.thing",
+        "an_app.Shop.method",
+        "an_app.Shop.static",
+        "an_app.Shop.bound",
+        "an_app.Shop.price",
+        "an_app.Shop.Inner.thing",
     }
 
 
