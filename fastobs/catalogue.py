@@ -55,7 +55,8 @@ class Metric:
         buckets: Upper bounds of a histogram, without +Inf.
         per_worker: Shown once per worker, with the label ``worker`` (the slot number); everything
             else is of the whole service.
-        merge: How a gauge of the whole service comes from what its workers say.
+        merge: How a gauge of the whole service comes from what its workers say, and the overflow series
+            of a gauge from what is folded into it.
         limit: Label sets before further ones are folded into one overflow series.
     """
 
@@ -222,6 +223,7 @@ POOL_OLDEST = Metric(
     "Age of the oldest checkout, by the route that holds it.",
     (POOL, ROUTE),
     per_worker=True,
+    merge="max",
 )
 POOL_LEAKED = Metric(
     "fastobs_connections_leaked_total",

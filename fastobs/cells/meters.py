@@ -396,6 +396,8 @@ class _Memory:
 
     def take(self, meters: Meters, readings: Iterable[Reading]) -> None:
         seen = set()
+        # Above a metric's limit, several are one.
+        together: dict[Gauge, float] = {}
         for reading in readings:
             key = (reading.metric.name, reading.values)
             if reading.metric.kind == "counter":
@@ -406,13 +408,18 @@ class _Memory:
             else:
                 seen.add(key)
                 gauge = meters.gauge(reading.metric, *reading.values)
-                gauge.set(reading.value)
+                value = reading.value
+                if (others := together.get(gauge)) is not None:
+                    value = max(value, others) if reading.metric.merge == "max" else value + others
+                together[gauge] = value
+                gauge.set(value)
                 self._gauges[key] = gauge
         self.fade(keep=seen)
 
     def fade(self, keep: set[tuple[str, tuple[str, ...]]]) -> None:
-        for key in self._gauges.keys() - keep:
-            self._gauges.pop(key).hide()
+        gone = {self._gauges.pop(key) for key in self._gauges.keys() - keep}
+        for gauge in gone.difference(self._gauges.values()):
+            gauge.hide()
 
 
 ZERO_FROM_THE_START = tuple(

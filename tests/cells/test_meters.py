@@ -96,6 +96,37 @@ def test_label_sets_above_the_limit_are_folded_into_one_and_counted(
     assert values(meters, catalogue.SELF_OVERFLOW) == {(few.name,): 7.0}
 
 
+def test_readings_above_the_limit_are_one_reading(
+    meters: Meters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of entries the sum, of ages the highest; it is there for as long as one of them is."""
+    few = replace(catalogue.CACHE_ENTRIES, limit=1)
+    old = replace(catalogue.POOL_OLDEST, limit=1)
+
+    def read(*names: str) -> tuple[dict[tuple[str, ...], float], dict[tuple[str, ...], float]]:
+        probe.readings = [
+            reading
+            for size, name in enumerate(names, start=1)
+            for reading in (Reading(few, (name,), size), Reading(old, (name, "/"), 10 - size))
+        ]
+        meters.refresh()
+        return values(meters, few), values(meters, old)
+
+    probe = Answering()
+    meters.ask(probe)
+
+    assert read("a", "b", "c") == (
+        {("a",): 1, ("_other",): 5},
+        {("a", "/"): 9, ("_other", "_other"): 8},
+    )
+    assert read("a", "b") == ({("a",): 1, ("_other",): 2}, {("a", "/"): 9, ("_other", "_other"): 8})
+    read("a")
+    assert [gauge.is_shown(gauge.numbers(gauge.cells)) for gauge in meters.rows(few)] == [
+        True,
+        False,
+    ]
+
+
 def test_a_probe_is_asked_when_the_metrics_are_shown(meters: Meters) -> None:
     """Not before, and not by a thread."""
     probe = Answering(hits(3), entries(7))
