@@ -41,7 +41,11 @@ class Statements:
     who was imported or connected first, and is right for a connection that changes hands.
     """
 
-    others: tuple[str, ...] = ("sqlalchemy.", "fastobs.probes._questions")
+    others: tuple[str, ...] = (
+        "sqlalchemy.",
+        "fastobs.probes._questions",
+        "fastobs.probes._engines",
+    )
     """How modules are called whose statements are not the app's."""
     housekeeping: Collection[str] = ()
     """Modules of the driver that send statements nobody asked for."""

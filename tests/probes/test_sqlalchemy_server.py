@@ -51,7 +51,9 @@ def use(engine: Engine) -> None:
 
 
 def test_the_server_tells_its_limit(url, probes, read, most, postgresql):
-    """On a connection that is not the pool's, is not counted as one, and is closed again."""
+    """On a connection that is not the pool's, is not counted as one, and is closed again; what it is
+    asked is no statement of the app's."""
+    before = read(catalogue.DB_DURATION).get(("postgresql", "SHOW", ""))
     engine = create_engine(url, pool_size=1, max_overflow=0, pool_logging_name="shop")
     use(engine)
     with engine.connect():
@@ -63,6 +65,7 @@ def test_the_server_tells_its_limit(url, probes, read, most, postgresql):
     assert limits == {("shop",): most}
     assert read(catalogue.POOL_CREATE) == {("shop",): 1}
     assert read(catalogue.POOL_WAIT) == {("shop",): 2}
+    assert read(catalogue.DB_DURATION).get(("postgresql", "SHOW", "")) == before
     engine.dispose()
 
 
