@@ -7,7 +7,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any
 
-__all__ = ["Hooks", "alike"]
+__all__ = ["Hooks", "alike", "parameters"]
 
 
 class Hooks:
@@ -71,6 +71,14 @@ def alike(hook: Callable[..., Any], method: Callable[..., Any]) -> bool:
         for each in (mine, its)
     )
     return taken == given
+
+
+def parameters(owner: type, name: str) -> tuple[str, ...]:
+    """What a method of that class takes; nothing if it has none, or does not tell."""
+    try:
+        return tuple(signature(vars(owner)[name]).parameters)
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 def _lies_within(hook: Any, method: Any, owner: type) -> bool:

@@ -10,14 +10,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from inspect import signature
 from time import perf_counter
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
-from sqlalchemy import Connection, Engine, event, select
-from sqlalchemy.engine.interfaces import ExecuteStyle
+from sqlalchemy import Engine, event, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonThreadPool
@@ -25,23 +23,20 @@ from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord
 
 from fastobs import catalogue
 from fastobs._contain import contain
-from fastobs._exchange import CURRENT, Exchange, qualified_name
+from fastobs._exchange import CURRENT, Exchange
 from fastobs._health import Check
 from fastobs._parts import enter, leave
 from fastobs.cells import Meters, Reading
-from fastobs.cells.meters import Histogram
 from fastobs.config import Settings
 
 from . import Kit, Probe
 from ._engines import question
-from ._findings import HELD, LONG, WAITED, note, slowest
+from ._executions import Executions
+from ._findings import HELD, LONG, WAITED, note
 from ._held import FRAMES, Unseen, ages, tell_held
-from ._hooks import Hooks
-from ._repeats import sent
+from ._hooks import Hooks, parameters
 from ._server import Asker, Server
-from ._shapes import shape, shown
 from ._sites import Site, call_site, written
-from ._statements import OPERATIONS
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -53,13 +48,6 @@ COMPONENT = "probes.sqlalchemy"
 RECORD = _ConnectionFairy._connection_record
 """Private, and needed to know what is out: with a release that does not have it, this adapter is not
 attached, which is better than a wrong number."""
-
-ONCE = ExecuteStyle.EXECUTE
-"""``context.executemany`` asks for the others, and takes 0.5 us for that."""
-
-EXECUTION = ("self", "dialect", "context", "statement", "parameters")
-"""What the method takes that sends one statement. To hand on whatever comes takes 0.2 us more, so that is
-left to methods which take something else than they do today."""
 
 INNER = 2
 """Frames of ours when a connection is wanted: the hook around ``Pool.connect`` and `call_site`."""
@@ -146,7 +134,7 @@ class SQLAlchemy(Probe):
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)
         self._hooks = Hooks()
-        self._statements = Statements(kit.meters)
+        self._executions = Executions(kit.meters, self._hooks)
         # By identity of a pool that has been asked, for every checkout; by what outlives it, for good.
         self._by_pool: dict[int, tuple[ReferenceType[Pool], Account]] = {}
         self._accounts: WeakKeyDictionary[Any, Account] = WeakKeyDictionary()
@@ -154,7 +142,6 @@ class SQLAlchemy(Probe):
         self._out: dict[Any, Checkout] = {}
         self._lock = threading.RLock()
         self._held_after: float | None = None
-        self._missing: list[str] = []
         self._asker: Asker | None = None
         self._acquires: CodeType | None = None
 
@@ -172,7 +159,7 @@ class SQLAlchemy(Probe):
         every = settings.pools.server_limits
         self._asker = None if every is None else Asker(every)
         for owner in (Pool, SingletonThreadPool):
-            usual = _parameters(owner, "connect") == ("self",)
+            usual = parameters(owner, "connect") == ("self",)
             around = self._around_connect if usual else self._around_connect_with
             self._hooks.wrap(owner, "connect", around)
         for target, name, listener in (
@@ -182,27 +169,12 @@ class SQLAlchemy(Probe):
         ):
             self._listen(target, name, listener)
         # The event takes 0.3 us, whatever its listener does.
-        if _parameters(_ConnectionRecord, "checkin") == ("self", "_fairy_was_created"):
+        if parameters(_ConnectionRecord, "checkin") == ("self", "_fairy_was_created"):
             self._hooks.wrap(_ConnectionRecord, "checkin", self._around_checkin)
         else:
             told = self._around_checkin(lambda _record, _created: None)
             self._listen(Pool, "checkin", lambda _connection, record: told(record))
-        # SQLAlchemy's own events around a statement take 5 us, whatever their listeners do, and those of
-        # a transaction's end come only before it. These private methods are around both; where a
-        # release does not have one, what goes through it is not timed, and status() says so.
-        self._missing = []
-        usual = _parameters(Connection, "_exec_single_context") == EXECUTION
-        for name, around in (
-            ("_exec_single_context", self._around_execution if usual else self._around_any),
-            ("_exec_insertmany_context", self._around_any),
-            ("_cursor_execute", self._around_cursor),
-            ("_commit_impl", partial(self._around_ending, "COMMIT")),
-            ("_rollback_impl", partial(self._around_ending, "ROLLBACK")),
-        ):
-            if name in vars(Connection):
-                self._hooks.wrap(Connection, name, around)
-            else:
-                self._missing.append(name)
+        self._executions.attach()
         self._take_stock()
 
     def detach(self) -> None:
@@ -276,9 +248,9 @@ class SQLAlchemy(Probe):
                 yield account.name or account.wanted, f"SQLAlchemy {type(pool).__name__}, {size}"
 
     def unknown(self) -> str:
-        if not self._missing:
+        if not self._executions.missing:
             return ""
-        without = ", ".join(self._missing)
+        without = ", ".join(self._executions.missing)
         return f"this release has no {without}; what goes through it is not timed. Update fastobs."
 
     def _listen(self, target: Any, name: str, listener: Any, **options: Any) -> None:
@@ -292,63 +264,6 @@ class SQLAlchemy(Probe):
             self._asker.ask((server, question(engine)) for server, engine in engines if engine)
 
     # What follows runs within the app's calls: it must not raise.
-
-    def _around_execution(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        hooks, begin, ended = self._hooks, self._statements.begin, self._statements.ended
-
-        def execute(
-            connection: Connection, dialect: Any, context: Any, statement: Any, parameters: Any
-        ) -> Any:
-            begun = begin(connection, context) if hooks.on else None
-            try:
-                result = original(connection, dialect, context, statement, parameters)
-            except BaseException as error:
-                ended(begun, type(error))
-                raise
-            ended(begun, None)
-            return result
-
-        return execute
-
-    def _around_any(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Around what has an execution's context for its second argument, whatever else it takes."""
-
-        def execute(connection: Connection, *args: Any, **options: Any) -> Any:
-            context = args[1] if len(args) > 1 else options.get("context")
-            timed = self._around_execution(lambda *_: original(connection, *args, **options))
-            return timed(connection, None, context, None, None)
-
-        return execute
-
-    def _around_cursor(self, original: Callable[..., None]) -> Callable[..., None]:
-        def execute(connection: Connection, *args: Any, **options: Any) -> None:
-            # Cursor, statement, parameters and context. With one these are sequences and defaults;
-            # without, a dialect sends it on its own account.
-            context = args[3] if len(args) > 3 else options.get("context")
-            if context is None or not self._hooks.on:
-                return original(connection, *args, **options)
-            begun = self._statements.begin_further(connection, str(args[1]))
-            try:
-                original(connection, *args, **options)
-            except BaseException as error:
-                self._statements.ended(begun, type(error))
-                raise
-            self._statements.ended(begun, None)
-            return None
-
-        return execute
-
-    def _around_ending(self, operation: str, original: Callable[..., None]) -> Callable[..., None]:
-        def end(connection: Connection, *args: Any, **options: Any) -> None:
-            begun = self._statements.begin_ending(connection, operation) if self._hooks.on else None
-            try:
-                original(connection, *args, **options)
-            except BaseException as error:
-                self._statements.ended(begun, type(error))
-                raise
-            self._statements.ended(begun, None)
-
-        return end
 
     def _around_connect(self, original: Callable[..., Any]) -> Callable[..., Any]:
         hooks, accounts, out = self._hooks, self._by_pool, self._out
@@ -559,102 +474,6 @@ class SQLAlchemy(Probe):
             account.name_it(self.kit.names.claim(account, account.wanted))
 
 
-class Statements:
-    """How long statements take, by kind."""
-
-    def __init__(self, meters: Meters) -> None:
-        self._meters = meters
-        self._rows: dict[tuple[str, str], Histogram] = {}
-
-    def begin(self, connection: Connection, context: Any) -> Begun | None:
-        """A statement is about to be sent; None if it is none of the app's.
-
-        Args:
-            connection: On which.
-            context: SQLAlchemy's, of its execution.
-        """
-        try:
-            if connection.__dict__.get("_allow_autobegin") is False:
-                # SQLAlchemy's own, which asks a new server who it is.
-                return None
-            system, statement, exchange = connection.dialect.name, context.statement, CURRENT.get()
-            if exchange is None:
-                return system, statement, None, perf_counter()
-            if not exchange.closed and context.execute_style is ONCE:
-                sent(exchange, context)
-            now = perf_counter()
-            enter(exchange, "db", now)
-        except Exception as error:
-            contain(COMPONENT, error)
-            return None
-        return system, statement, exchange, now
-
-    def begin_further(self, connection: Connection, statement: str) -> Begun | None:
-        """Something is sent that another statement, or a transaction, needs."""
-        try:
-            system, exchange, now = connection.dialect.name, CURRENT.get(), perf_counter()
-            if exchange is not None:
-                enter(exchange, "db", now)
-        except Exception as error:
-            contain(COMPONENT, error)
-            return None
-        return system, statement, exchange, now
-
-    def begin_ending(self, connection: Connection, operation: str) -> Begun | None:
-        """A transaction is about to end; None if there is none to be ended any more."""
-        try:
-            if connection.closed or connection.invalidated:
-                return None
-        except Exception as error:
-            contain(COMPONENT, error)
-            return None
-        return self.begin_further(connection, operation)
-
-    def ended(self, begun: Begun | None, failure: type[BaseException] | None) -> None:
-        """It is done; with an error, that is the one which the app sees."""
-        if begun is None:
-            return
-        try:
-            system, statement, exchange, began = begun
-            now = perf_counter()
-            if exchange is not None:
-                leave(exchange, "db", now)
-                if now - began >= LONG:
-                    slowest(exchange, shown(shape(statement), system), now - began)
-            if failure is not None:
-                self._row(system, statement, qualified_name(failure)).observe(now - began)
-                return
-            key = (system, statement[:8])
-            row = self._rows.get(key)
-            if row is None:
-                row = self._row(system, statement, "")
-                # Only what does not begin with blanks or a comment says its kind this early.
-                if key[1][:1].isalpha() and len(self._rows) < 1000:
-                    self._rows[key] = row
-            row.observe(now - began)
-        except Exception as error:
-            contain(COMPONENT, error)
-
-    def _row(self, system: str, statement: str, error: str) -> Histogram:
-        words = statement[:200].replace("(", " ").split(None, 1)
-        operation = words[0].upper() if words else ""
-        return self._meters.histogram(
-            catalogue.DB_DURATION,
-            SYSTEMS.get(system, system),
-            operation if operation in OPERATIONS else "_OTHER",
-            error,
-        )
-
-
-Begun = tuple[str, str, Exchange | None, float]
-"""Dialect, statement, the exchange that waits for it, and when it began."""
-
-
-SYSTEMS = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
-"""Dialects whose name is not the one of the semantic conventions
-(https://opentelemetry.io/docs/specs/semconv/database/database-spans/)."""
-
-
 def _readings(account: Account, pool: Pool, out: list[Checkout]) -> Iterator[Reading]:
     name = account.name
     unseen = account.unseen.left(_taken(pool) - len(out))
@@ -759,14 +578,6 @@ async def _ask_awaited(engine: AsyncEngine) -> None:
             raise
         async with engine.connect() as connection:
             await connection.execute(select(1))
-
-
-def _parameters(owner: type, name: str) -> tuple[str, ...]:
-    """What a method of that class takes; nothing if it has none, or does not tell."""
-    try:
-        return tuple(signature(vars(owner)[name]).parameters)
-    except (KeyError, TypeError, ValueError):
-        return ()
 
 
 def _subject(obj: Any) -> Engine | Pool | None:

@@ -10,7 +10,7 @@ from redis import RedisCluster
 from redis.asyncio import RedisCluster as AioRedisCluster
 
 from fastobs import catalogue, watch
-from fastobs.probes import redis as adapter
+from fastobs.probes import _commands
 from fastobs.probes._replies import OBSERVERS
 from tests.parts import stores
 from tests.parts.waiting import free_port
@@ -122,4 +122,4 @@ async def test_an_asyncio_clusters_commands_are_timed(
 
 def test_a_pipeline_that_hides_its_commands_is_not_timed() -> None:
     """A release that keeps them under another name."""
-    assert adapter._stack_of(object()) == ()
+    assert _commands._stack_of(object()) == ()

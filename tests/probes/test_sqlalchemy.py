@@ -43,7 +43,7 @@ from fastobs import _exchange, catalogue, watch
 from fastobs._exchange import Exchange
 from fastobs._routes import Routes
 from fastobs.config import load
-from fastobs.probes import sqlalchemy as adapter
+from fastobs.probes import _executions
 from tests.driving import scope
 
 ROLLBACK = ("sqlite", "ROLLBACK", "")
@@ -426,7 +426,7 @@ def test_what_is_broken_has_no_transaction_to_end(engine, probes, read):
 
 def test_a_release_without_those_methods_times_no_statements(engine, attach, read, monkeypatch):
     """Their names are private; without them the rest goes on."""
-    monkeypatch.setattr(adapter, "vars", lambda owner: {}, raising=False)
+    monkeypatch.setattr(_executions, "vars", lambda owner: {}, raising=False)
     probes = attach()
     monkeypatch.undo()
     with engine.connect() as connection:
@@ -696,22 +696,21 @@ def _broken(*_: Any, **__: Any) -> Any:
     raise RuntimeError
 
 
+USED_BY_BOTH = ("CURRENT", "enter", "leave", "perf_counter")
+
 BREAKABLE = [
-    "CURRENT",
-    "Checkout.route",
-    "SQLAlchemy._account",
-    "SQLAlchemy._acquiring",
-    "Statements._row",
-    "call_site",
-    "enter",
-    "leave",
-    "perf_counter",
-    "sent",
+    *(f"{module}.{name}" for module in ("sqlalchemy", "_executions") for name in USED_BY_BOTH),
+    "_executions.Executions._row",
+    "_executions.sent",
+    "sqlalchemy.Checkout.route",
+    "sqlalchemy.SQLAlchemy._account",
+    "sqlalchemy.SQLAlchemy._acquiring",
+    "sqlalchemy.call_site",
 ]
 
 
 def _break(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    owner, _, attribute = f"fastobs.probes.sqlalchemy.{name}".rpartition(".")
+    owner, _, attribute = f"fastobs.probes.{name}".rpartition(".")
     broken = property(_broken) if attribute == "route" else _broken
     monkeypatch.setattr(f"{owner}.{attribute}", broken)
 

@@ -47,7 +47,8 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 @pytest.fixture(autouse=True)
 def nothing_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """However fast the machine is."""
-    monkeypatch.setattr("fastobs.probes.sqlalchemy.LONG", 1e-9)
+    for module in ("sqlalchemy", "_executions"):
+        monkeypatch.setattr(f"fastobs.probes.{module}.LONG", 1e-9)
 
 
 @contextmanager
