@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FunctionType, MemberDescriptorType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 from starlette.applications import Starlette
@@ -64,13 +64,24 @@ class Label:
         self.name = names.claim(self, wanted)
 
 
+class Place(NamedTuple):
+    """Where an object was found."""
+
+    name: str
+    module: ModuleType
+    variable: str
+    """Of the module, through which it was reached."""
+    is_variable: bool
+    """Whether it is what that variable holds."""
+
+
 def variables(kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
     """Objects of these types in variables of the app's own modules, with the variable's name.
 
     Looked into are modules, ``app.state``, classes and attributes of objects whose class is the app's
     own. An object that several modules import is named after the one that assigns it.
     """
-    found: dict[int, tuple[Any, list[tuple[str, ModuleType, str]]]] = {}
+    found: dict[int, tuple[Any, list[Place]]] = {}
     # Most are of few types, and some ask their subclasses.
     wanted: dict[type, bool] = {}
     for module_name, module in list(sys.modules.items()):
@@ -85,7 +96,8 @@ def variables(kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
                 # A function that has nothing is no more than that: whoever decorates one leaves something.
                 if wanted[kind] and not (kind is FunctionType and not obj.__dict__):
                     _, places = found.setdefault(id(obj), (obj, []))
-                    places.append((f"{module_name}.{path}", module, variable))
+                    name = f"{module_name}.{path}"
+                    places.append(Place(name, module, variable, path == variable))
     for obj, places in found.values():
         yield _where_assigned(places), obj
 
@@ -135,14 +147,16 @@ def _slots(value: Any) -> Iterator[tuple[str, Any]]:
                         yield name, slot.__get__(value)
 
 
-def _where_assigned(places: list[tuple[str, ModuleType, str]]) -> str:
+def _where_assigned(places: list[Place]) -> str:
     """Where the variable is assigned, not imported; if that cannot be told, the first."""
+    # A variable of its own says more than what else has it: ``app.state`` is often given one, too.
+    places = [place for place in places if place.is_variable] or places
     if len(places) > 1:
-        for name, module, variable in places:
-            assigned = rf"^{re.escape(variable)}\s*(:[^=\n]+)?=[^=]"
-            if re.search(assigned, _source(module), re.MULTILINE):
-                return name
-    return places[0][0]
+        for place in places:
+            assigned = rf"^{re.escape(place.variable)}\s*(:[^=\n]+)?=[^=]"
+            if re.search(assigned, _source(place.module), re.MULTILINE):
+                return place.name
+    return places[0].name
 
 
 def _source(module: ModuleType) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import _lru_cache_wrapper
+from functools import _lru_cache_wrapper, cached_property
 from types import FunctionType
 from typing import Any
 from weakref import ref
@@ -20,6 +20,17 @@ from ._names import of_the_app
 __all__ = ["CachedFunctions", "probe"]
 
 COMPONENT = "probes.functools"
+
+DECORATORS = 20
+"""Around a function are hardly more."""
+
+MADE_OF: dict[type, str] = {
+    staticmethod: "__func__",
+    classmethod: "__func__",
+    property: "fget",
+    cached_property: "func",
+}
+"""Where these have the function that they were made of."""
 
 
 def probe(kit: Kit) -> Probe:
@@ -70,7 +81,8 @@ class CachedFunctions(Probe):
                 entry.counted.leave_out(hits=info.hits, misses=info.misses)
 
     def watch(self, obj: Any, name: str | None) -> bool:
-        if not _counts_itself(obj):
+        obj = _within(obj)
+        if obj is None:
             return False
         entry = self._entry(obj, _declared(obj))
         if name is not None and name != entry.given:
@@ -119,22 +131,29 @@ class CachedFunctions(Probe):
         self._seen = size
         for module in modules:
             for name, value in list(vars(module).items()):
-                if isinstance(value, type):
+                # By type(), not isinstance(): a proxy may fail when it is asked for its __class__.
+                if issubclass(type(value), type):
                     if value.__module__ == module.__name__:
                         self._walk_class(value)
-                elif _counts_itself(value):
-                    self.found(value, f"{module.__name__}.{name}")
+                else:
+                    self._look_at(value, f"{module.__name__}.{name}")
 
     def _walk_class(self, cls: type) -> None:
         for name, value in list(vars(cls).items()):
-            if isinstance(value, type):
+            if issubclass(type(value), type):
                 if value.__qualname__ == f"{cls.__qualname__}.{name}":
                     self._walk_class(value)
-                continue
-            # Static and class methods, and properties.
-            function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-            if _counts_itself(function):
-                self.found(function, f"{cls.__module__}.{cls.__qualname__}.{name}")
+            else:
+                # Of static and class methods, and of properties, the function.
+                made_of = MADE_OF.get(type(value))
+                function = value if made_of is None else getattr(value, made_of)
+                self._look_at(function, f"{cls.__module__}.{cls.__qualname__}.{name}")
+
+    def _look_at(self, value: Any, name: str) -> None:
+        function = _within(value)
+        # Below a decorator of somebody else's it is the app's, or an import.
+        if function is value or (function is not None and of_the_app(function.__module__)):
+            self.found(function, name)
 
     def _entry(self, obj: Any, wanted: str) -> Entry:
         key = id(obj)
@@ -168,6 +187,18 @@ def _counts_itself(obj: Any) -> bool:
     return (
         "cache_info" in attributes and "cache_key" not in attributes and hasattr(obj, "__wrapped__")
     )
+
+
+def _within(obj: Any) -> Any:
+    """What counts itself: this one, or what is below decorators around it; else None."""
+    for _ in range(DECORATORS):
+        if _counts_itself(obj):
+            return obj
+        # One of cachetools has an adapter of its own.
+        if type(obj) is not FunctionType or "cache_key" in vars(obj):
+            break
+        obj = vars(obj).get("__wrapped__")
+    return None
 
 
 def _declared(obj: Any) -> str:

@@ -28,7 +28,7 @@ Read = Callable[..., dict[tuple[str, ...], float]]
 
 SOURCE = """
 import functools, json
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache, wraps
 
 @lru_cache(maxsize=2)
 def double(number): return 2 * number
@@ -56,12 +56,26 @@ class Prices:
         @lru_cache
         def of(self, item): return item
 
+    @cached_property
+    @lru_cache
+    def rate(self): return 1
+
     def __init__(self): self.mine = lru_cache(maxsize=5)(self._mine)
     def _mine(self, item): return item
 
 prices = Prices()
 loads = lru_cache(json.loads)
 plain = len
+
+def logged(function):
+    @wraps(function)
+    def call(*args): return function(*args)
+    return call
+
+@logged
+@logged
+@lru_cache
+def wrapped(number): return number
 """
 
 
@@ -92,8 +106,8 @@ def own(read: Read) -> Callable[..., dict[tuple[str, ...], float]]:
 def test_cached_functions_of_the_apps_modules_are_found(
     app_module: Any, probes: Probes, own: Read
 ) -> None:
-    """Functions, methods of every kind, properties, what an object holds, and others' functions that
-    the app caches; each under the name that it is written with."""
+    """Functions, methods of every kind, properties, what an object holds, what is below other
+    decorators, and others' functions that the app caches; each under the name that it is written with."""
     assert set(own(catalogue.CACHE_ENTRIES)) == {
         ("double",),
         ("endless",),
@@ -103,7 +117,9 @@ def test_cached_functions_of_the_apps_modules_are_found(
         ("Prices.currency",),
         ("Prices._mine",),
         ("Prices.Old.of",),
+        ("Prices.rate",),
         ("loads",),
+        ("wrapped",),
     }
 
 
@@ -279,6 +295,47 @@ def test_functions_of_cachetools_are_its_adapters(probes: Probes, read: Read) ->
     names = {key[0] for key in read(catalogue.CACHE_ENTRIES)}
     assert {name for name in names if name.partition("#")[0] == "t"} == {"t"}
     assert "  t: cachetools" in probes.status()
+
+
+class Shy:
+    """A proxy that fails when it is asked anything, like those of Werkzeug outside of a request."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def test_proxies_in_modules_and_classes_are_not_asked(
+    app_module: Any, probes: Probes, own: Read
+) -> None:
+    """Then the functions beside them are found all the same."""
+    app_module.shy = app_module.Prices.shy = Shy()
+
+    assert ("double",) in own(catalogue.CACHE_ENTRIES)
+
+
+def test_what_is_below_a_decorator_can_be_watched(
+    app_module: Any, probes: Probes, read: Read
+) -> None:
+    """Handed over as the app has it. An import that hides a cached function is not the app's."""
+    watch(app_module.wrapped, name="below")
+    hidden = app_module.logged(functools.lru_cache(json.dumps))
+    hidden.__module__ = hidden.__wrapped__.__module__
+    app_module.hidden = hidden
+
+    found = read(catalogue.CACHE_ENTRIES)
+    assert ("below",) in found
+    assert not [key for key in found if "hidden" in key[0] or "dumps" in key[0]]
+
+
+def test_a_function_that_says_to_be_around_itself_is_none_of_ours(probes: Probes) -> None:
+    """Nobody looks for ever."""
+
+    def endless() -> None: ...
+
+    endless.__wrapped__ = endless  # type: ignore[attr-defined]
+
+    with pytest.raises(TypeError, match="cannot watch"):
+        watch(endless)
 
 
 def test_what_does_not_count_is_none_of_ours(probes: Probes) -> None:

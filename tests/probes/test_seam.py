@@ -494,6 +494,16 @@ def test_what_a_class_holds_is_called_after_it(module: Any) -> None:
     }
 
 
+def test_a_variable_of_its_own_names_it_before_any_attribute(module: Any) -> None:
+    """Such as the state of an app that was made first."""
+    Path(module.__file__).write_text("app = FastAPI()\nthing = Thing()\n")
+    del module.thing
+    module.app, module.thing = FastAPI(), Thing()
+    module.app.state.thing = module.thing
+
+    assert [name for name, obj in variables((Thing,)) if obj is module.thing] == ["an_app.thing"]
+
+
 def test_a_variable_whose_origin_cannot_be_told_is_called_after_the_first(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
