@@ -20,6 +20,7 @@ from redis.exceptions import TimeoutError as NoReply
 
 from fastobs import catalogue
 from fastobs._contain import contain
+from fastobs._exchange import CURRENT
 from fastobs.cells import Meters, Reading
 from fastobs.cells.meters import Row
 from fastobs.cells.store import MemoryStore
@@ -49,8 +50,8 @@ REMEMBERED = 8192
 LOADED = 1000
 """Keys whose latest load is remembered."""
 
-OPEN = 32
-"""Misses of one task that may still become loads."""
+OPEN, OPEN_OF_REQUEST = 32, 256
+"""Misses of one task, and of a request, that may still become loads."""
 
 STATE = (
     "GETEX",
@@ -130,6 +131,11 @@ class Miss:
 
 
 MISSES: ContextVar[tuple[Miss, ...]] = ContextVar("fastobs_redis_misses", default=())
+"""Of this task or thread, and of those that made it."""
+
+OF_REQUEST = "fastobs.redis_misses"
+"""Where the scope of a request has those of all its tasks and threads: who asks with `gather` or in a
+worker thread stores what was missing elsewhere."""
 
 
 class RedisCaches(Probe):
@@ -318,7 +324,9 @@ class RedisCaches(Probe):
             return
         place = hash(args[1])
         sent = perf_counter() - took
-        for miss in MISSES.get():
+        exchange = CURRENT.get()
+        others = () if exchange is None else exchange.scope.get(OF_REQUEST, ())
+        for miss in (*MISSES.get(), *others):
             # In one pipeline with the question it is no answer to it.
             if miss.open and miss.place == place and miss.at <= sent:
                 # Tasks that were made since have it, too.
@@ -387,8 +395,22 @@ def _contained(act: Observer) -> Observer:
 
 def _missed(misses: Sequence[Miss]) -> None:
     places = {miss.place for miss in misses}
-    others = [miss for miss in MISSES.get() if miss.open and miss.place not in places]
+    others = []
+    for miss in MISSES.get():
+        if miss.place in places:
+            # Who asks again begins again.
+            miss.open = False
+        elif miss.open:
+            others.append(miss)
     MISSES.set((*others[-OPEN:], *misses))
+    exchange = CURRENT.get()
+    if exchange is not None:
+        found = exchange.scope.get(OF_REQUEST)
+        if found is None:
+            # Two threads of a request may get here at once.
+            found = exchange.scope.setdefault(OF_REQUEST, [])
+        found.extend(misses)
+        del found[:-OPEN_OF_REQUEST]
 
 
 def _text(key: Any) -> str:

@@ -20,6 +20,7 @@ from fastobs.cells.meters import Histogram
 from fastobs.probes import redis_cache as adapter
 from fastobs.probes._replies import OBSERVERS
 from tests.probes.contract import COUNTER, SECRET, Contract
+from tests.probes.upstream import request
 
 pytestmark = [
     pytest.mark.anyio,
@@ -125,6 +126,51 @@ def test_the_time_of_a_load_is_between_the_miss_and_the_store(client, clock, met
     (row,) = meters.rows(catalogue.CACHE_LOAD)
     assert isinstance(row, Histogram)
     assert row.sum == 0.25
+
+
+async def test_what_one_task_of_a_request_missed_another_one_may_load(
+    client, async_client, probes, read
+) -> None:
+    """With `gather`, `wait_for` before Python 3.12 and worker threads the question is a task's or a
+    thread's of its own."""
+    with request("/"):
+        await asyncio.gather(*(async_client.get(f"user:{number}") for number in range(3)))
+        await asyncio.ensure_future(async_client.get("user:3"))
+        await asyncio.to_thread(client.get, "user:4")
+        for number in range(4):
+            await async_client.set(f"user:{number}", "value", ex=60)
+        await asyncio.to_thread(client.setex, "user:4", 60, "value")
+    with request("/"):
+        await asyncio.gather(async_client.get("user:0"), async_client.get("user:5"))
+    with request("/"):
+        # Another request's, whose load was it?
+        await async_client.set("user:5", "value", ex=60)
+
+    assert read(catalogue.CACHE_REQUESTS) == {
+        ("user:*", "hit"): 1,
+        ("user:*", "miss"): 6,
+        ("user:*", "error"): 0,
+    }
+    assert read(catalogue.CACHE_LOAD) == {("user:*",): 5}
+    assert read(catalogue.CACHE_STAMPEDES) == {("user:*",): 0}
+
+
+async def test_a_request_that_loads_twice_at_once_is_a_stampede(async_client, probes, read) -> None:
+    """Its tasks are told apart; who asks again before it loads has loaded once."""
+
+    async def load() -> None:
+        await asyncio.ensure_future(async_client.get("user:1"))
+        await asyncio.ensure_future(async_client.get("user:1"))
+        await together.wait()
+        await async_client.set("user:1", "value", ex=60)
+
+    together = asyncio.Barrier(2)
+    with request("/"):
+        await asyncio.gather(load(), load())
+        await async_client.get("user:1")
+
+    assert read(catalogue.CACHE_LOAD) == {("user:*",): 2}
+    assert read(catalogue.CACHE_STAMPEDES) == {("user:*",): 1}
 
 
 def test_several_keys_are_counted_one_by_one(client, probes, read) -> None:
