@@ -32,8 +32,10 @@ UNKNOWN = (
     "  see what they are for. `items()`, `values()` and `==` are none.",
     "* **`lru_cache`** forgets what it counted when it is cleared: what came since the last scrape is lost. If both",
     "  of its numbers are above those of that scrape again by the next one, nobody sees that it was cleared.",
-    "* **The decorator `hit` of cashews** asks in a task of its own, so that nothing leads from a miss to its",
-    "  load: hits and misses are told, load times are not.",
+    "* **The decorator `hit` of cashews** asks in a task of its own, so that outside of requests nothing leads from",
+    "  a miss to its load: hits and misses are told, load times are not.",
+    "* **cashews over a Redis that fails** answers that nothing is there, unless it was set up with",
+    "  `suppress=False`: those are misses. The errors are those of the commands in the pools' family.",
 )
 MADE = "<!-- Made by `python -m docs`; do not edit. -->"
 

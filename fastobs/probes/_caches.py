@@ -27,8 +27,11 @@ T = TypeVar("T")
 REMEMBERED = 1000
 """Keys whose latest load is remembered."""
 
-OPEN = 8
-"""Misses of one task that may still become loads."""
+OPEN, OPEN_OF_REQUEST = 8, 64
+"""Misses of one task, and of a request, that may still become loads."""
+
+OF_REQUEST = "fastobs.cache_misses"
+"""Where the scope of a request has those of all its tasks and threads."""
 
 
 class Tally:
@@ -191,9 +194,9 @@ _misses: ContextVar[tuple[_Miss, ...]] = ContextVar("fastobs_cache_misses", defa
 class Loads:
     """Times how values are loaded, and notices when several load the same at once.
 
-    Who misses a key and then stores it has loaded it, if it is one task or thread. That two loads
-    were at the same time is told when the second one ends: a key that is missed and never stored
-    is no load. Of keys only hashes are kept.
+    Who misses a key and then stores it has loaded it, if it is one task or thread, or one request.
+    That two loads were at the same time is told when the second one ends: a key that is missed and
+    never stored is no load. Of keys only hashes are kept.
     """
 
     def __init__(self) -> None:
@@ -203,17 +206,35 @@ class Loads:
     def missed(self, tally: Tally, cache: object, key: Hashable) -> None:
         """This task may begin to load it."""
         place = hash((id(cache), key))
-        others = [miss for miss in _misses.get() if miss.open and miss.place != place]
-        _misses.set((*others[1 - OPEN :], _Miss(tally, place, perf_counter())))
+        others = []
+        for miss in _misses.get():
+            if miss.place == place:
+                # Who asks again begins again.
+                miss.open = False
+            elif miss.open:
+                others.append(miss)
+        missed = _Miss(tally, place, perf_counter())
+        _misses.set((*others[1 - OPEN :], missed))
+        exchange = CURRENT.get()
+        if exchange is not None:
+            found = exchange.scope.get(OF_REQUEST)
+            if found is None:
+                # Two threads of a request may get here at once.
+                found = exchange.scope.setdefault(OF_REQUEST, [])
+            found.append(missed)
+            del found[:-OPEN_OF_REQUEST]
 
     def stored(self, cache: object, key: Hashable) -> None:
         """If this task missed it before, that was a load."""
         place = hash((id(cache), key))
-        for miss in _misses.get():
+        exchange = CURRENT.get()
+        others = () if exchange is None else exchange.scope.get(OF_REQUEST, ())
+        for miss in (*_misses.get(), *others):
             if miss.open and miss.place == place:
                 # Tasks that were made since have it, too.
                 miss.open = False
                 self._end(miss.tally, place, miss.at)
+                return
 
     def ended(self, tally: Tally, cache: object, key: Hashable, started: float) -> None:
         """A load that began then ends now."""
@@ -265,9 +286,10 @@ def decorated(frame: Any, package: str) -> str | None:
     """The cached function for which a decorator of this package calls, if that is its frame.
 
     Caches with one store for everything are not told for which function they are asked: only
-    their decorators know it, as ``func``. None if the frame is somebody else's.
+    their decorators know it, as ``func`` or ``async_iterator``. None if the frame is somebody else's.
     """
     if not frame.f_globals.get("__name__", "").startswith(package):
         return None
-    function = frame.f_locals.get("func")
+    known = frame.f_locals
+    function = known.get("func") or known.get("async_iterator")
     return None if function is None else f"{function.__module__}.{function.__qualname__}"

@@ -21,6 +21,8 @@ __all__ = ["Cashews", "probe"]
 
 COMPONENT = "probes.cashews"
 DECORATORS = "cashews.decorators."
+DECORATED = "_wrap"
+"""What they call what they make of a function."""
 
 
 def probe(kit: Kit) -> Probe:
@@ -48,6 +50,7 @@ class Cashews(Probe):
         self._hooks.wrap(CommandWrapper, "get", self._around_get)
         self._hooks.wrap(CommandWrapper, "get_many", self._around_get_many)
         self._hooks.wrap(CommandWrapper, "set", self._around_set)
+        self._hooks.wrap(CommandWrapper, "set_many", self._around_set_many)
 
     def detach(self) -> None:
         self._hooks.undo()
@@ -70,7 +73,7 @@ class Cashews(Probe):
     # What follows runs within the app's calls: it must not raise.
 
     def _around_get(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        tallies, current = self._caches.tallies, CURRENT.get
+        tallies, current, frame_of = self._caches.tallies, CURRENT.get, sys._getframe
 
         async def look_outside(cache: Any, key: Any) -> Any:
             try:
@@ -93,8 +96,9 @@ class Cashews(Probe):
 
         # Not async itself: only here, not in the coroutine, the caller's frame is next.
         def get(cache: Any, key: Any, default: Any = None) -> Any:
-            # A decorator that knows its function has a default of its own: this is by hand.
-            if default is None:
+            # A decorator that knows its function has a default of its own, but for that of iterators:
+            # this is by hand.
+            if default is None and frame_of(1).f_code.co_name != DECORATED:
                 if current() is None:
                     return look_outside(cache, key)
                 tally = tallies.get(id(cache)) or self._tally(cache)
@@ -125,16 +129,26 @@ class Cashews(Probe):
         async def set(cache: Any, key: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: A001 - its name
             storing = original(cache, key, *args, **kwargs)
             done = await (timed(storing) if self._hooks.on else storing)
-            self._stored(cache, key)
+            self._stored(cache, (key,))
             return done
 
         return set
 
-    def _stored(self, cache: Any, key: str) -> None:
+    def _around_set_many(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        async def set_many(cache: Any, pairs: Any, *args: Any, **kwargs: Any) -> Any:
+            storing = original(cache, pairs, *args, **kwargs)
+            done = await (timed(storing) if self._hooks.on else storing)
+            self._stored(cache, pairs)
+            return done
+
+        return set_many
+
+    def _stored(self, cache: Any, keys: Iterable[str]) -> None:
         if not self._hooks.on:
             return
         try:
-            self._loads.stored(cache, key)
+            for key in keys:
+                self._loads.stored(cache, key)
         except Exception as error:
             contain(COMPONENT, error)
 
@@ -221,6 +235,9 @@ class Cashews(Probe):
             # What `decorated` asks first, without a call.
             by_hand = not frame.f_globals.get("__name__", "").startswith(DECORATORS)
             name = None if by_hand else decorated(frame, DECORATORS)
+            if not by_hand and "chunk_number" in frame.f_locals:
+                # What an iterator gave is kept one by one, under one key that was asked for first.
+                return None
             if name is None:
                 return self._caches.tallies.get(id(cache)) or self._caches.tally(cache)
             tally = self._functions.get(name)

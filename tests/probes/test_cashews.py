@@ -100,6 +100,59 @@ async def test_a_function_that_looks_up_in_a_task_of_its_own_is_known(
     assert counts(read, name) == (2, 1, 0)
 
 
+async def test_what_was_missed_in_a_task_of_its_own_is_loaded_by_its_request(
+    cache: Any, probes: Probes, read: Read
+) -> None:
+    """As with the decorator `hit`. Outside of requests nothing leads from one to the other."""
+
+    @cache.hit(ttl="1m", cache_hits=10, key="one:{number}")
+    async def one(number: int) -> int:
+        return number
+
+    with request("/"):
+        await one(1)
+    await one(2)
+
+    name = f"{HERE}.test_what_was_missed_in_a_task_of_its_own_is_loaded_by_its_request.<locals>.one"
+    assert counts(read, name) == (0, 2, 0)
+    assert loads(read, name) == (1, 0)
+
+
+async def test_an_iterator_is_asked_for_once_however_much_it_gives(
+    cache: Any, probes: Probes, read: Read
+) -> None:
+    """What it gave is kept piece by piece, and after the last one nothing is found."""
+
+    @cache.iterator(ttl="1m", key="pages")
+    async def pages() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async def turn() -> list[int]:
+        return [page async for page in pages()]
+
+    assert [await turn(), await turn()] == [[1, 2]] * 2
+    with request("/"):
+        assert await turn() == [1, 2]
+
+    name = f"{HERE}.test_an_iterator_is_asked_for_once_however_much_it_gives.<locals>.pages"
+    assert {values[0] for values in read(catalogue.CACHE_REQUESTS)} == {name}
+    assert counts(read, name) == (2, 1, 0)
+    assert loads(read, name) == (1, 0)
+
+
+async def test_many_that_are_missed_and_stored_at_once_were_loaded(
+    cache: Any, probes: Probes, read: Read
+) -> None:
+    """Each of them; what was not missed was not."""
+    watch(cache, name="c")
+    await cache.get_many("a", "b")
+    await cache.set_many({"a": 1, "b": 2, "c": 3}, expire=60)
+
+    assert counts(read) == (0, 2, 0)
+    assert loads(read) == (2, 0)
+
+
 async def test_a_release_that_takes_something_else_is_counted_all_the_same(
     cache: Any, attach: Callable[..., Probes], read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
