@@ -180,7 +180,8 @@ class CacheTools(Probe):
     def _entry(self, obj: Any) -> Entry | None:
         function = None
         if not isinstance(obj, Cache):
-            if not hasattr(obj, "cache_key"):
+            # Not hasattr(): what makes up its attributes as it goes has all of them.
+            if "cache_key" not in getattr(obj, "__dict__", ()):
                 return None
             function, obj = obj, obj.cache
             if isinstance(function, MethodType):
@@ -254,13 +255,15 @@ def _look_ups(base: Any, tally: Tally) -> dict[str, Callable[..., Any]]:
     get, contains = base.__getitem__, base.__contains__
 
     def __getitem__(cache: Any, key: Any) -> Any:  # noqa: N807
+        # Before: older releases ask within it whether the key is there.
+        read_back = tally.missed and tally.read_back(key)
         try:
             value = get(cache, key)
         except KeyError:
             tally.misses += not tally.silent
             raise
         # Without a call, as mostly.
-        if (not tally.quiet or not tally.silent) and not (tally.missed and tally.read_back(key)):
+        if not read_back and (not tally.quiet or not tally.silent):
             tally.hits += 1
         return value
 

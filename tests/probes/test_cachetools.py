@@ -120,6 +120,17 @@ def test_what_is_no_look_up_of_the_apps_is_not_counted(probes: Probes, read: Rea
     assert counts(read) == (0, 0, 0)
 
 
+def test_what_has_every_attribute_is_no_cached_function(probes: Probes) -> None:
+    """As a database of pymongo has, whose attributes are its collections."""
+
+    class Obliging:
+        def __getattr__(self, name: str) -> Any:
+            return self
+
+    with pytest.raises(TypeError, match="fastobs cannot watch"):
+        watch(Obliging())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_goes_through_all_of_it_asks_for_nothing(kind: str, probes: Probes, read: Read) -> None:
     """Its items and values are what they were, and comparing it with others takes all of them."""
@@ -198,6 +209,24 @@ def test_reading_back_what_was_loaded_is_no_hit(probes: Probes, read: Read) -> N
 
     assert [load(key) for key in "aab"] == ["a", "a", "b"]
     assert counts(read) == (1, 2, 0)
+
+
+def test_a_cache_that_asks_itself_reads_back_all_the_same(probes: Probes, read: Read) -> None:
+    """As those of cachetools 5 do in each look-up."""
+
+    class Asking(LRUCache):  # type: ignore[type-arg]
+        def __getitem__(self, key: Any) -> Any:
+            value = super().__getitem__(key)
+            assert key in self
+            return value
+
+    cache: Any = watch(Asking(9), name="c")
+    for key in "aa":
+        if key not in cache:
+            cache[key] = key
+        cache[key]
+
+    assert counts(read) == (1, 1, 0)
 
 
 def test_what_was_loaded_and_not_read_back_is_hit_by_the_next(probes: Probes, read: Read) -> None:
