@@ -143,10 +143,11 @@ class RedisProbe(Pools):
             wrap(kind, "release", self._around_release)
         wrap(AbstractConnection, "connect", self._around_connect)
         wrap(AioConnection, "connect", self._around_async_connect)
-        if _connects_itself(SentinelManagedConnection):
-            wrap(SentinelManagedConnection, "connect", self._around_connect)
-        if _connects_itself(AioManagedConnection):
-            wrap(AioManagedConnection, "connect", self._around_async_connect)
+        for managed, around in (
+            (SentinelManagedConnection, self._around_connect),
+            (AioManagedConnection, self._around_async_connect),
+        ):
+            wrap(managed, "connect", around if _connects_itself(managed) else _around_reaching)
         self._commands.attach()
         self._take_stock()
 
@@ -543,6 +544,19 @@ def _is_direct(pool: Any) -> bool:
     own = getattr(pool.connection_class, "connect", None) is not kind.connect
     # With a cache on the client's side, another connection is around it.
     return not own and getattr(pool, "cache", None) is None
+
+
+def _around_reaching(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Around what goes the common way if it has to connect, and is hooked there."""
+
+    # Of the async one it returns the coroutine.
+    def connect(connection: Any) -> Any:
+        lease = ACQUIRING.get()
+        if lease is not None and not lease.ended:
+            lease.reached = True
+        return original(connection)
+
+    return connect
 
 
 def _connects_itself(managed: Any) -> bool:

@@ -62,9 +62,10 @@ def test_in_an_older_release_it_is_opened_once_as_well(
     manager = Sentinel([sentinel])
     with manager.master_for("shop") as master:
         master.ping()
+        master.ping()
 
         assert read(catalogue.POOL_CREATE)["redis:shop/0",] == 1
-        assert read(catalogue.POOL_WAIT)["redis:shop/0",] == 1
+        assert read(catalogue.POOL_WAIT)["redis:shop/0",] == 2
     manager.sentinels[0].close()
 
 
