@@ -65,12 +65,14 @@ class Routes:
             found = self._table.get(id(selected), [])
         if len(found) == 1:
             return found[0][1]
-        return _first_match(found, scope)
+        # A mounted app was reached, and none of its routes: a middleware of its own may have answered.
+        return _first_match(found, scope) if found else self._by_path(scope)
 
     def _asked_for(self, scope: Scope) -> str:
         """The template that the path would have led to; empty if routing has looked, and found none."""
-        if "router" in scope:
-            return ""
+        return "" if "router" in scope else self._by_path(scope)
+
+    def _by_path(self, scope: Scope) -> str:
         routes = getattr(self._app, "routes", ())
         if len(routes) != self._tree.size:
             self._tree = _Tree(routes)
@@ -147,7 +149,7 @@ def _first_match(candidates: list[tuple[Any, str]], scope: Scope) -> str:
         for _, template in candidates:
             if _pattern(template, parameter).fullmatch(path):
                 return template
-    return candidates[0][1] if candidates else ""
+    return candidates[0][1]
 
 
 class _Tree:

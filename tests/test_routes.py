@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Host, Mount, Route
@@ -186,6 +187,36 @@ def test_what_was_answered_before_routing_has_the_route_that_was_asked_for(
 
     assert routes.template(asked) == routes.template(asked) == template
     assert routes.template({**asked, "router": app.router}) == ""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/sub/s/2", "/sub/s/{z}"),
+        ("/t/acme/s/2", "/t/{tenant}/s/{z}"),
+        ("/within/leaf/3", "/within/leaf/{c}"),
+        ("/sub/nope", ""),
+    ],
+)
+async def test_what_a_mounted_apps_middleware_answers_has_the_route_that_was_asked_for(
+    path: str, expected: str
+) -> None:
+    """Routing has led to the app, and no further."""
+
+    def full(app: ASGIApp) -> ASGIApp:
+        return PlainTextResponse("later", 429)
+
+    sub = FastAPI()
+    sub.get("/s/{z}")(lambda z: z)
+    sub.add_middleware(full)
+    app = FastAPI()
+    app.mount("/sub", sub)
+    app.mount("/t/{tenant}", sub)
+    within = [Route("/leaf/{c}", plain)]
+    app.router.routes.append(Mount("/within", routes=within, middleware=[Middleware(full)]))
+
+    assert await template(app, path) == expected
 
 
 def test_what_was_answered_before_routing_may_have_a_route_that_was_added_later() -> None:

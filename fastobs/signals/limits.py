@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Router
+
 from fastobs import catalogue
 from fastobs._decisions import decisions
 from fastobs._exchange import Exchange, Finish
 from fastobs.cells import Meters
 
 __all__ = ["rejections"]
+
+MIDDLEWARE = 20
+"""Around a mounted app are hardly more."""
 
 
 def rejections(meters: Meters) -> Finish:
@@ -32,4 +40,14 @@ def _source(exchange: Exchange, *, limited: bool) -> str:
     if limited:
         return "limiter"
     # Routing puts the endpoint into the scope; without one, a middleware answered.
-    return "app" if exchange.scope.get("endpoint") is not None else "middleware"
+    endpoint = exchange.scope.get("endpoint")
+    return "middleware" if endpoint is None or _routes_itself(endpoint) else "app"
+
+
+def _routes_itself(endpoint: Any) -> bool:
+    """Whether it is a mounted app, perhaps within its middleware: then none of its endpoints answered."""
+    for _ in range(MIDDLEWARE):
+        if isinstance(endpoint, (Starlette, Router)):
+            return True
+        endpoint = getattr(endpoint, "app", None)
+    return False

@@ -17,7 +17,10 @@ from slowapi import Limiter, _rate_limit_exceeded_handler
 from slowapi.errors import RateLimitExceeded
 from slowapi.middleware import SlowAPIMiddleware
 from slowapi.util import get_remote_address
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from fastobs import catalogue, watch
@@ -229,6 +232,36 @@ def test_a_429_without_a_limiter_is_the_apps_or_a_middlewares(
     assert {key: n for key, n in read(catalogue.LIMIT_REJECTED).items() if n} == {
         ("/full", "app"): 1,
         ("", "middleware"): 1,
+    }
+
+
+def test_a_429_of_a_mounted_apps_middleware_is_a_middlewares(
+    observed: Callable[..., Any], read: Read
+) -> None:
+    """Routing has found the app, which is no endpoint; also if it is within a middleware."""
+
+    async def guard(request: Request, call_next: Any) -> Any:
+        if request.url.path.endswith("/guarded"):
+            return PlainTextResponse("no", 429)
+        return await call_next(request)
+
+    guarded = [Middleware(BaseHTTPMiddleware, dispatch=guard)]
+    sub = FastAPI(middleware=guarded)
+    sub.get("/guarded")(lambda: None)
+    sub.get("/full")(lambda: PlainTextResponse("later", 429))
+    app = FastAPI()
+    app.mount("/sub", sub)
+    app.router.routes.append(Mount("/within", routes=sub.routes, middleware=guarded))
+    observed(app)
+    with TestClient(app) as client:
+        for path in ("/sub/full", "/sub/guarded", "/within/full", "/within/guarded"):
+            client.get(path)
+
+    assert {key: n for key, n in read(catalogue.LIMIT_REJECTED).items() if n} == {
+        ("/sub/full", "app"): 1,
+        ("/sub/guarded", "middleware"): 1,
+        ("/within/full", "app"): 1,
+        ("/within/guarded", "middleware"): 1,
     }
 
 
