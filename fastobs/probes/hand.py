@@ -44,7 +44,9 @@ class CacheProbe:
         self._label = label
         self._meters = meters
         self._judge = Judge(label.name, tell)
-        self._loading: dict[Hashable, int] = {}
+        # A place for each that loads. Threads come and go, and without a lock nobody waits for one that a
+        # fork has left locked.
+        self._loading: dict[Hashable, list[None]] = {}
 
     def __call__(self, value: T, *, missing: object = None) -> T:
         """Count a look-up that gave ``value``; it missed if that is the value for missing."""
@@ -112,11 +114,12 @@ class _Rows:
 class Load:
     """One loading of a value."""
 
-    __slots__ = ("_key", "_probe", "_started")
+    __slots__ = ("_beside", "_key", "_probe", "_started")
 
     def __init__(self, probe: CacheProbe, key: Hashable) -> None:
         self._probe = probe
         self._key = key
+        self._beside: list[None] = []
         self._started = 0.0
 
     def __enter__(self) -> None:
@@ -140,11 +143,10 @@ class Load:
     def _begin(self) -> None:
         self._started = perf_counter()
         if self._key is not None:
-            loading = self._probe._loading
-            already = loading.get(self._key, 0)
-            loading[self._key] = already + 1
-            if already:
+            self._beside = beside = self._probe._loading.setdefault(self._key, [])
+            if beside:
                 self._probe._rows.stampedes.add()
+            beside.append(None)
 
     def _end(self) -> None:
         probe = self._probe
@@ -153,10 +155,10 @@ class Load:
         if not probe._judge.over:
             probe._judge.look(rows.hits, rows.misses)
         if self._key is not None:
-            loading = self._probe._loading
-            left = loading.pop(self._key, 1) - 1
-            if left:
-                loading[self._key] = left
+            self._beside.pop()
+            if not self._beside:
+                # Who has come since then is not seen by the next one, at worst.
+                probe._loading.pop(self._key, None)
 
 
 class LimiterProbe:

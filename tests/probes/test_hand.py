@@ -101,6 +101,32 @@ def test_loads_of_one_key_at_once_are_a_stampede(read: Read) -> None:
     assert probe._loading == {}
 
 
+def test_two_loads_that_end_at_once_are_both_over(read: Read) -> None:
+    """Otherwise every further load of that key would seem to be a stampede."""
+    probe = fastobs.cache("users")
+    first, second = probe.load("a"), probe.load("a")
+
+    class Interrupted(dict[Any, Any]):
+        def pop(self, *args: Any) -> Any:
+            taken = super().pop(*args)
+            if pending:
+                pending.pop().__exit__()
+            return taken
+
+    probe._loading = Interrupted()
+    pending = [second]
+    for load in (first, second):
+        load.__enter__()
+    first.__exit__()
+    if pending:
+        pending.pop().__exit__()
+    with probe.load("a"):
+        pass
+
+    assert read(catalogue.CACHE_STAMPEDES) == {("users",): 1}
+    assert probe._loading == {}
+
+
 @pytest.mark.anyio
 async def test_a_load_may_be_async_and_may_fail(read: Read) -> None:
     """It took its time all the same, and is going on no more."""
