@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from types import FunctionType
 from typing import Any
 
-from aiocache import SimpleMemoryCache, cached_stampede
+from aiocache import SimpleMemoryCache, cached_stampede, caches
 from aiocache.base import BaseCache
 
 from fastobs import catalogue
@@ -68,7 +68,7 @@ class AioCache(Probe):
     def __init__(self, kit: Kit) -> None:
         super().__init__(kit)
         self._hooks = Hooks()
-        self._caches = Caches(kit, lambda cache: f"aiocache {type(cache).__name__}")
+        self._caches = Caches(kit, lambda cache: _alias(cache) or _kind(cache))
         self._loads = Loads()
 
     def attach(self, settings: Settings) -> None:  # noqa: ARG002 - nothing to set yet
@@ -92,7 +92,8 @@ class AioCache(Probe):
     def found(self, obj: Any, name: str) -> None:
         cache = _cache_of(obj)
         if cache is not None:
-            self._caches.found(cache, name)
+            # Many functions may share what has an alias.
+            self._caches.found(cache, _alias(cache) or name)
 
     def read(self) -> Iterator[Reading]:
         for name, cache in self._caches.named():
@@ -102,7 +103,8 @@ class AioCache(Probe):
                 yield Reading(catalogue.CACHE_ENTRIES, (name,), len(entries))
 
     def status(self) -> Iterator[tuple[str, str]]:
-        yield from self._caches.status()
+        for name, cache in self._caches.named():
+            yield name, _kind(cache)
 
     # What follows runs within the app's calls: it must not raise.
 
@@ -228,6 +230,17 @@ def _around_guarded(original: Callable[..., Any]) -> Callable[..., Any]:
             _guarded.reset(token)
 
     return decorator
+
+
+def _alias(cache: Any) -> str:
+    """What the app's configuration calls it; empty if it is not from there."""
+    # Private: to ask for an alias may make its cache.
+    made = getattr(caches, "_caches", {})
+    return next((alias for alias, one in list(made.items()) if one is cache), "")
+
+
+def _kind(cache: Any) -> str:
+    return f"aiocache {type(cache).__name__}"
 
 
 def _cache_of(obj: Any) -> Any:

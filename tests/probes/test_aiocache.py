@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from aiocache import SimpleMemoryCache, cached, cached_stampede, multi_cached
+from aiocache import SimpleMemoryCache, cached, cached_stampede, caches, multi_cached
 from aiocache.base import BaseCache
 from aiocache.plugins import HitMissRatioPlugin
 from fastapi import FastAPI
@@ -203,6 +203,30 @@ async def test_a_cache_in_no_variable_has_a_name_all_the_same(probes: Probes, re
     assert counts(read, "aiocache SimpleMemoryCache") == (0, 2, 0)
     assert counts(read, "late") == (0, 1, 0)
     assert "bob" not in str(read(catalogue.CACHE_REQUESTS))
+
+
+async def test_a_cache_with_an_alias_is_called_so(
+    probes: Probes, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In no variable, and also behind functions, of which several may share it."""
+    before = caches.get_config()
+    caches.set_config(
+        {alias: {"cache": "aiocache.SimpleMemoryCache"} for alias in ("default", "prices")}
+    )
+
+    @cached(alias="prices")
+    async def price(item: int) -> int:
+        return item
+
+    module = __import__(__name__, fromlist=["x"])
+    monkeypatch.setattr(module, "price", price, raising=False)
+    probes.discover()
+    await price(1)
+    await caches.get("default").get("key")
+
+    assert counts(read, "prices") == counts(read, "default") == (0, 1, 0)
+    assert "\n  prices: aiocache SimpleMemoryCache" in probes.status()
+    caches.set_config(before)
 
 
 def test_its_time_is_a_part_of_the_request(observed: Callable[..., Any], read: Read) -> None:
