@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from weakref import WeakKeyDictionary
 
 from . import catalogue
 from ._exchange import CURRENT, Exchange
@@ -10,15 +11,23 @@ from .catalogue import ROUTE, Metric
 from .cells import Meters
 from .cells.meters import OTHER, Counter, Histogram
 
-__all__ = ["Decision", "Limit", "decide", "decisions", "undecided"]
+__all__ = ["Decision", "Limit", "decide", "decisions", "folded", "undecided"]
 
 Decision = tuple[str, str, str]
 """The limiter, the limit it checked, and the outcome: allowed, limited or error."""
 
 KEY = "fastobs.decisions"
 
+LIMITS = 50
+"""Limits of one limiter that are told apart. Who has more makes them from data, as for each customer;
+then the room of all limiters would be full of them."""
+
 LISTED = 20
 """Routes that are named to people; more than so many are a number."""
+
+
+_told: WeakKeyDictionary[Meters, dict[str, set[str]]] = WeakKeyDictionary()
+"""The limits that are told apart, by limiter."""
 
 
 class Limit:
@@ -26,7 +35,7 @@ class Limit:
 
     Args:
         limiter: The label ``limiter``.
-        limit: The label ``limit``.
+        limit: The label ``limit``; if the limiter has too many, it becomes ``_other``.
 
     Attributes:
         rows: Where it is counted outside of requests, by outcome: those that it has had, and that have a
@@ -36,8 +45,11 @@ class Limit:
     __slots__ = ("_meters", "limit", "limiter", "rows")
 
     def __init__(self, meters: Meters, limiter: str, limit: str) -> None:
+        known = _told.setdefault(meters, {}).setdefault(limiter, set())
+        if len(known) < LIMITS:
+            known.add(limit)
         self.limiter = limiter
-        self.limit = limit
+        self.limit = limit if limit in known else OTHER
         self._meters = meters
         self.rows: dict[str, Counter] = {}
 
@@ -67,9 +79,16 @@ class Limit:
         values = (self.limiter, self.limit, "", outcome)
         row = self._meters.counter(catalogue.LIMIT_DECISIONS, *values)
         # Of what has no row of its own, each event is counted as one too many.
-        if row.values == values:
+        if self.limit == OTHER:
+            folded(self._meters)
+        elif row.values == values:
             self.rows[outcome] = row
         return row
+
+
+def folded(meters: Meters) -> None:
+    """A decision was about one limit too many."""
+    meters.counter(catalogue.SELF_OVERFLOW, catalogue.LIMIT_DECISIONS.name).add()
 
 
 def decide(meters: Meters, limiter: str, limit: str, outcome: str) -> None:

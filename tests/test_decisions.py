@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fastobs import catalogue
-from fastobs._decisions import LISTED, undecided
+from fastobs._decisions import LIMITS, LISTED, decide, undecided
 from fastobs.cells import Meters
+from fastobs.signals.limits import rejections
+from tests.probes.upstream import request
 
 
 def requested(meters: Meters, route: str, times: int = 1) -> None:
@@ -53,3 +55,24 @@ def test_decisions_that_cannot_be_told_apart_accuse_no_route(meters: Meters) -> 
 
     (line,) = undecided(meters, ["/a"])
     assert "nobody knows" in line
+
+
+def test_limits_that_are_made_from_data_leave_room_for_others(meters: Meters) -> None:
+    """A limiter that has ever new ones, as for each customer, has all further ones in one; what it
+    decided about a route is told all the same."""
+    for number in range(LIMITS + 3):
+        for _ in range(2):
+            decide(meters, "quota", f"{number} per 1 minute", "allowed")
+    with request("/orders") as exchange:
+        decide(meters, "quota", "a new one", "limited")
+    rejections(meters)(exchange)
+    decide(meters, "front", "5 per 1 minute", "allowed")
+
+    counted = {row.values: row.cells[row.at] for row in meters.rows(catalogue.LIMIT_DECISIONS)}
+    assert len(counted) == LIMITS + 3
+    assert counted["quota", "0 per 1 minute", "", "allowed"] == 2
+    assert counted["quota", "_other", "", "allowed"] == 6
+    assert counted["quota", "_other", "/orders", "limited"] == 1
+    assert counted["front", "5 per 1 minute", "", "allowed"] == 1
+    (overflow,) = meters.rows(catalogue.SELF_OVERFLOW)
+    assert overflow.cells[overflow.at] == 7

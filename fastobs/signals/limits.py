@@ -8,9 +8,10 @@ from starlette.applications import Starlette
 from starlette.routing import Router
 
 from fastobs import catalogue
-from fastobs._decisions import decisions
+from fastobs._decisions import decisions, folded
 from fastobs._exchange import Exchange, Finish
 from fastobs.cells import Meters
+from fastobs.cells.meters import OTHER
 
 __all__ = ["rejections"]
 
@@ -25,6 +26,8 @@ def rejections(meters: Meters) -> Finish:
         made = decisions(exchange)
         for limiter, limit, outcome in made:
             meters.counter(catalogue.LIMIT_DECISIONS, limiter, limit, exchange.route, outcome).add()
+            if limit == OTHER:
+                folded(meters)
         if exchange.status == 429:
             limited = any(outcome == "limited" for _, _, outcome in made)
             source = _source(exchange, limited=limited)
