@@ -164,8 +164,7 @@ class RedisProbe(Pools):
     def _take_stock(self) -> None:
         """Whatever is out now was not seen to be taken."""
         for account in list(self._accounts.values()):
-            if (pool := account.pool()) is not None:
-                account.unseen = Unseen(_taken(pool))
+            account.unseen = Unseen(_taken(account.pool()))
 
     def watch(self, obj: Any, name: str | None) -> bool:
         if isinstance(obj, CLUSTERS):
@@ -581,7 +580,7 @@ def _free(pool: Any) -> list[Any] | None:
 
 
 def _taken(pool: Any) -> int:
-    """How many connections are out, or just being opened; 0 where the pool does not tell."""
+    """How many connections are out, or just being opened; 0 where the pool does not tell, or is gone."""
     if isinstance(pool, BlockingConnectionPool):
         free = _free(pool)
         return 0 if free is None else len(getattr(pool, "_connections", ())) - len(free)

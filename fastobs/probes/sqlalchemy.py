@@ -194,8 +194,7 @@ class SQLAlchemy(Probe):
     def _take_stock(self) -> None:
         """Whatever is out now was not seen to be taken."""
         for account in list(self._accounts.values()):
-            if (pool := account.current()) is not None:
-                account.unseen = Unseen(_taken(pool))
+            account.unseen = Unseen(_taken(account.current()))
 
     def watch(self, obj: Any, name: str | None) -> bool:
         subject = _subject(obj)
@@ -534,8 +533,8 @@ def _idle(pool: Pool) -> int | None:
     return sum(record.dbapi_connection is not None for record in list(records))
 
 
-def _taken(pool: Pool) -> int:
-    """How many connections are out, or just being opened; 0 where the pool does not tell."""
+def _taken(pool: Pool | None) -> int:
+    """How many connections are out, or just being opened; 0 where the pool does not tell, or is gone."""
     return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
 

@@ -226,6 +226,23 @@ async def test_async_lru_is_asked_like_it(probes: Probes, read: Read) -> None:
     assert "  a: cached function (async_lru)" in probes.status()
 
 
+@pytest.mark.anyio
+async def test_a_forked_child_asks_nobody_who_may_have_a_lock(probes: Probes, read: Read) -> None:
+    """A thread of its parent may hold that for ever; so what such a function has counted before is told."""
+
+    @alru_cache
+    async def double(number: int) -> int:
+        return 2 * number
+
+    watch(double, name="a")
+    await double(1)
+    probes.begin_anew()
+    await double(1)
+
+    requests = read(catalogue.CACHE_REQUESTS)
+    assert (requests["a", "hit"], requests["a", "miss"]) == (1, 1)
+
+
 def test_cachebox_is_asked_like_it(probes: Probes, read: Read) -> None:
     """A limit that may be one of bytes, or is none, is not told as one of entries."""
 
