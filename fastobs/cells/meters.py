@@ -310,11 +310,15 @@ class Meters:
 
     def view(self) -> View:
         """All numbers now, of this process and its siblings."""
+        self.hear()
+        return self._store.view()
+
+    def hear(self) -> None:
+        """Have the rows that siblings have made, too."""
         for key in self._store.strangers():
             metric = catalogue.CATALOGUE.get(key.metric)
             if metric is not None and len(key.values) == len(metric.labels):
                 self._row(metric, key.values)
-        return self._store.view()
 
     def move(self, store: Store) -> None:
         """Go on in another store; nothing that was counted is lost."""

@@ -38,6 +38,10 @@ class Names:
         self._owners[name] = ref(owner)
         return name
 
+    def is_free(self, name: str) -> bool:
+        """Whether nothing has this name."""
+        return self._holder(name) is None
+
     def lend(self, obj: object, name: str) -> None:
         """Whoever watches this object shall call it so, even if others are called the same."""
         key = id(obj)

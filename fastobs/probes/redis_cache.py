@@ -114,9 +114,14 @@ class Suspect:
 
         A list of revoked tokens is missed all the time; a session is stored again and again.
         """
+        return self.may_be_one and self.loads > self.writes
+
+    @property
+    def may_be_one(self) -> bool:
+        """Whether nothing speaks against it: somebody else may have loaded all that is found."""
         missed = self.tally.misses.value
         found = self.tally.hits.value
-        return bool(found and self.loads > self.writes and 2 * self.loads >= missed)
+        return bool(found and self.loads >= self.writes and 2 * self.loads >= missed)
 
 
 class Miss:
@@ -185,7 +190,7 @@ class RedisCaches(Probe):
             if template != suspect.template:
                 # Its place takes ever new words: what looked like a name may be somebody's.
                 self._merge(self._suspects.pop(known), template)
-            elif suspect.is_cache:
+            elif suspect.is_cache or (suspect.may_be_one and self._is_siblings(template)):
                 self._show(suspect)
         yield from ()
 
@@ -200,6 +205,14 @@ class RedisCaches(Probe):
                 "caches over redis-py",
                 "they are recognised by their commands, which are only seen without pools=None.",
             )
+
+    def _is_siblings(self, template: str) -> bool:
+        """Whether another worker has recognised it: what that one has loaded, this one only finds."""
+        if not self.kit.names.is_free(template):
+            return False
+        self.kit.meters.hear()
+        known = self.kit.meters.rows(catalogue.CACHE_REQUESTS)
+        return any(row.values[0] == template for row in known)
 
     def _show(self, suspect: Suspect) -> None:
         """What was counted becomes visible."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ import redis
 from aiocache import RedisCache
 from redis import asyncio as aio
 
+import fastobs
 from fastobs import catalogue
 from fastobs.catalogue import Metric
 from fastobs.cells import Meters
 from fastobs.cells.meters import Histogram
+from fastobs.cells.shared import SharedStore
 from fastobs.probes import redis_cache as adapter
 from fastobs.probes._replies import OBSERVERS
 from tests.probes.contract import COUNTER, SECRET, Contract
@@ -326,6 +329,36 @@ def test_a_forked_child_does_not_show_what_its_parent_saw(client, probes, read) 
 
     requests = read(catalogue.CACHE_REQUESTS)
     assert (requests["user:*", "hit"], requests["user:*", "miss"]) == (1, 0)
+
+
+def test_what_another_worker_has_loaded_is_found(
+    client, probes, read, meters: Meters, tmp_path: Path
+) -> None:
+    """A cache that is warm is never loaded by a worker that comes late: it goes by its siblings, if
+    nothing speaks against it and nothing of its own is called so."""
+    client.set("user:1", "value")
+    client.set("session:1", "value")
+    client.set("mine:1", "value")
+    sibling = Meters(SharedStore(tmp_path, "1", print))
+    meters.move(SharedStore(tmp_path, "1", print))
+    mine = fastobs.cache("mine:*")
+    mine.hit()
+    for _ in range(2):
+        client.get("user:1")
+        client.get("session:1")
+        client.get("mine:1")
+        client.set("session:1", "value", ex=60)
+
+    assert set(read(catalogue.CACHE_REQUESTS)) == {
+        ("mine:*", result) for result in ("hit", "miss", "error")
+    }
+    for name in ("user:*", "session:*", "mine:*"):
+        sibling.counter(catalogue.CACHE_REQUESTS, name, "hit")
+    requests = read(catalogue.CACHE_REQUESTS)
+    assert requests["user:*", "hit"] == 2
+    assert requests["session:*", "hit"] == 0
+    assert requests["mine:*", "hit"] == 1
+    assert "session:*" not in probes.status()
 
 
 def test_what_turns_out_to_be_state_is_not_counted_any_more(client, probes, read) -> None:
