@@ -67,6 +67,10 @@ class Clients(Probe, ABC):
     def detach(self) -> None:
         self._hooks.undo()
 
+    def begin_anew(self) -> None:
+        # What is open is told by the pools, which do not know of the fork either.
+        self._lock = threading.RLock()
+
     def watch(self, obj: Any, name: str | None) -> bool:
         if not isinstance(obj, self.kinds):
             return False

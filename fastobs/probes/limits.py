@@ -74,6 +74,9 @@ class Limits(Probe):
         self._hooked.clear()
         self._forget()
 
+    def begin_anew(self) -> None:
+        self._lock = RLock()
+
     def unknown(self) -> str:
         # A class without one cannot be used.
         return "" if self._hooks.on else "this release decides in a way of its own. Update fastobs."

@@ -12,6 +12,7 @@ import gc
 import inspect
 import os
 import sys
+import threading
 from abc import ABC, abstractmethod
 from asyncio import to_thread
 from collections.abc import Callable, Iterator
@@ -834,6 +835,35 @@ class ClientContract(Named):
 
             assert before == read(catalogue.CLIENT_PENDING) == {("shop",): 0}
             assert read(catalogue.CLIENT_MAX) == {("shop",): 1}
+
+    @pytest.mark.anyio
+    async def test_a_forked_child_waits_for_no_thread_of_its_parents(
+        self, place: str, attach: Any, read: Read
+    ) -> None:
+        """One of those may have been in the middle of something when the process forked."""
+        async with self.made(place) as it:
+            probes = attach()
+            self.call(it, "shop")
+            await self.use(it)
+            (probe,) = (one for row, one in probes._attached.items() if row is self._adapter)
+            locked, done = threading.Event(), threading.Event()
+
+            def hold() -> None:
+                with probe._lock:
+                    locked.set()
+                    done.wait(PATIENCE)
+
+            holder = threading.Thread(target=hold)
+            holder.start()
+            locked.wait(PATIENCE)
+            probes.begin_anew()
+            told = await to_thread(read, catalogue.CLIENT_OPEN)
+            still_held = not done.is_set()
+            done.set()
+            holder.join()
+
+            assert still_held
+            assert told == {("active", "shop"): 0, ("idle", "shop"): 1}
 
     @pytest.mark.anyio
     async def test_waiting_in_vain_is_waiting(
