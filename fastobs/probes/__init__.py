@@ -242,6 +242,7 @@ class Probes:
         self._tell = tell
         self._names: dict[str, Names] = {}
         self._labels: dict[str, WeakValueDictionary[str, Label]] = {}
+        self._written: WeakValueDictionary[str, CacheProbe] = WeakValueDictionary()
         self._probes: dict[Adapter, Probe] = {}
         self._attached: dict[Adapter, Probe] = {}
         self._failed: dict[Adapter, Exception] = {}
@@ -317,11 +318,16 @@ class Probes:
         raise TypeError(msg)
 
     def cache(self, name: str) -> CacheProbe:
-        """A probe for a cache written by hand."""
+        """A probe for a cache written by hand; whoever gives the same name has the same one."""
         from .hand import CacheProbe
 
-        label = self._by_hand("caches", name)
-        return CacheProbe(label, lambda: self._meters_of("caches"), self._tell)
+        with self._lock:
+            probe = self._written.get(name)
+            if probe is None:
+                label = self._by_hand("caches", name)
+                probe = CacheProbe(label, lambda: self._meters_of("caches"), self._tell)
+                self._written[name] = probe
+            return probe
 
     def limiter(self, name: str) -> LimiterProbe:
         """A probe for a limiter written by hand."""

@@ -101,6 +101,14 @@ def test_loads_of_one_key_at_once_are_a_stampede(read: Read) -> None:
     assert probe._loading == {}
 
 
+def test_probes_of_one_name_know_of_each_others_loads(read: Read) -> None:
+    """Also if each request asks for one of its own."""
+    with fastobs.cache("users").load("a"), fastobs.cache("users").load("a"):
+        pass
+
+    assert read(catalogue.CACHE_STAMPEDES) == {("users",): 1}
+
+
 def test_two_loads_that_end_at_once_are_both_over(read: Read) -> None:
     """Otherwise every further load of that key would seem to be a stampede."""
     probe = fastobs.cache("users")
