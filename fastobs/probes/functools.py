@@ -152,7 +152,7 @@ class CachedFunctions(Probe):
     def _look_at(self, value: Any, name: str) -> None:
         function = _within(value)
         # Below a decorator of somebody else's it is the app's, or an import.
-        if function is value or (function is not None and of_the_app(function.__module__)):
+        if function is not None and (function is value or of_the_app(function.__module__)):
             self.found(function, name)
 
     def _entry(self, obj: Any, wanted: str) -> Entry:
