@@ -332,10 +332,10 @@ def test_proxies_in_modules_and_classes_are_not_asked(
 
 def test_what_is_none_is_no_cache(app_module: Any, probes: Probes, own: Read) -> None:
     """Every module has something that is None."""
-    app_module.nothing = app_module.Prices.nothing = None
+    app_module.unset = app_module.Prices.unset = None
     own(catalogue.CACHE_ENTRIES)
 
-    assert "nothing" not in probes.status()
+    assert "unset" not in probes.status()
 
 
 def test_what_is_below_a_decorator_can_be_watched(
