@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from . import _tracing, catalogue
+from ._contain import contained
 from ._decisions import undecided
 from ._endpoint import metrics_page
 from ._exchange import Exchange, Finish, Signal
@@ -251,6 +252,9 @@ class Handle:
             with suppress(RuntimeError):
                 self._watch(get_running_loop())
         shared = self._process
+        with contained("probes"):
+            # What it holds since is counted from the first request on.
+            shared.probes.discover()
         who = identify(self.settings.service, self._app)
         shared.workers.join(self.settings.workers, who)
         if (traces := self.settings.traces) is not None:

@@ -57,7 +57,7 @@ class Process:
             self._collector = CellsCollector(self.meters)
             REGISTRY.register(self._collector)
         self._facts.services.add(identify(settings.service, app))
-        self.probes.attach(settings)
+        self.probes.attach(settings, app)
 
     def leave(self) -> None:
         """One app fewer; with the last one everything is detached."""

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary, ref
+
+from starlette.applications import Starlette
 
 from fastobs._contain import contain, contained
 from fastobs._health import Check
@@ -250,13 +252,22 @@ class Probes:
         self._off: set[str] = set()
         self._settings: Settings | None = None
         self._arrivals = Arrivals(self._arrived)
+        self._apps: list[ref[Starlette]] = []
         self._searched = self._looks = 0
         self._lock = threading.RLock()
         _all.add(self)
 
-    def attach(self, settings: Settings) -> None:
-        """Attach to the libraries that are there, and be ready for those that come later."""
+    def attach(self, settings: Settings, app: Starlette | None = None) -> None:
+        """Attach to the libraries that are there, and be ready for those that come later.
+
+        Args:
+            settings: What is wanted.
+            app: For which; what its state holds is found.
+        """
         with self._lock:
+            if app is not None:
+                there = [known for known in self._apps if known() is not None]
+                self._apps = [*there, ref(app)]
             # The app that is instrumented now may be an installed package.
             forget_owners()
             forget_files()
@@ -362,7 +373,8 @@ class Probes:
             self._searched = len(sys.modules)
             attached = list(self._attached.items())
             kinds = tuple({kind for _, probe in attached for kind in probe.kinds})
-            for name, obj in variables(kinds):
+            apps = [app for known in self._apps if (app := known()) is not None]
+            for name, obj in variables(kinds, apps):
                 for row, probe in attached:
                     if issubclass(type(obj), probe.kinds):
                         with contained(f"probes{row.module}"):

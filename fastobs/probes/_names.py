@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FunctionType, MemberDescriptorType, ModuleType
@@ -79,8 +79,12 @@ class Place(NamedTuple):
     """Whether it is what that variable holds."""
 
 
-def variables(kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
+def variables(kinds: tuple[type, ...], apps: Iterable[Starlette] = ()) -> Iterator[tuple[str, Any]]:
     """Objects of these types in variables of the app's own modules, with the variable's name.
+
+    Args:
+        kinds: The types.
+        apps: Perhaps in no variable, as what a factory makes: their state is looked into all the same.
 
     Looked into are modules, ``app.state``, classes and attributes of objects whose class is the app's
     own. An object that several modules import is named after the one that assigns it.
@@ -104,6 +108,11 @@ def variables(kinds: tuple[type, ...]) -> Iterator[tuple[str, Any]]:
                     places.append(Place(name, module, variable, path == variable))
     for obj, places in found.values():
         yield _where_assigned(places), obj
+    for app in apps:
+        for path, obj in _within("app", app, depth=2):
+            if id(obj) not in found and issubclass(type(obj), kinds):
+                found[id(obj)] = obj, []
+                yield path, obj
 
 
 def _within(path: str, value: Any, *, depth: int) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,8 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
@@ -574,6 +575,34 @@ def test_an_app_and_a_cache_that_were_there_before_are_found(
         exposed = client.get("/metrics").text
 
     assert 'fastobs_cache_max_entries{cache="an_app.cache",worker="0"} 3.0' in exposed
+
+
+def test_what_an_app_of_a_factory_holds_is_counted_from_its_first_request_on(
+    module: Any, observed: Any, meters: Meters
+) -> None:
+    """It is in no variable, and what it holds may come with the start-up. What is in a variable all the
+    same is called after that."""
+
+    @asynccontextmanager
+    async def start_up(app: FastAPI) -> AsyncIterator[None]:
+        app.state.late = LRUCache(2)
+        yield
+
+    app = FastAPI(lifespan=start_up)
+    app.state.early = LRUCache(1)
+    app.state.kept = module.kept = LRUCache(3)
+    app.get("/")(lambda: [app.state[name].get("a") for name in ("early", "late", "kept")])
+    observed(app)
+    with TestClient(app) as client:
+        client.get("/")
+    meters.refresh()
+
+    misses = {
+        row.values[0]: row.cells[row.at]
+        for row in meters.rows(catalogue.CACHE_REQUESTS)
+        if row.values[1] == "miss" and row.values[0].startswith(("app.", "an_app."))
+    }
+    assert misses == {"app.state.early": 1, "app.state.late": 1, "an_app.kept": 1}
 
 
 def test_a_name_is_one_owners() -> None:
