@@ -20,6 +20,9 @@ HERE = Path(__file__).parent
 PACKAGES = {"fastapi_cache": "fastapi-cache2", "guard_core": "fastapi-guard"}
 """What pip calls a library, if it is not its module's name."""
 UNKNOWN = (
+    "* **What no variable holds**, such as what is kept in a dictionary or made within a decorator, is called after its",
+    "  library, with `#2` and so on in the order of its first use. With several workers that need not be the same",
+    "  order everywhere, so give it a name: `fastobs.watch(obj, name=...)`. A cache of cachetools counts only then.",
     "* **Keys of Redis** that are asked for in vain, stored with an expiry and found again are a cache; what",
     "  is stored with NX, counted, or kept alive is none. Answers that are kept for who asks the same again",
     "  are used like a cache that hardly ever hits: they are left out if they are called `idem:…` or",
