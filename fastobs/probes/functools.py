@@ -24,6 +24,9 @@ COMPONENT = "probes.functools"
 DECORATORS = 20
 """Around a function are hardly more."""
 
+BY_NAME = ("aiocache", "cashews", "fastapi_cache")
+"""Libraries whose cached functions are called as the app calls them."""
+
 MADE_OF: dict[type, str] = {
     staticmethod: "__func__",
     classmethod: "__func__",
@@ -151,9 +154,15 @@ class CachedFunctions(Probe):
 
     def _look_at(self, value: Any, name: str) -> None:
         function = _within(value)
-        # Below a decorator of somebody else's it is the app's, or an import.
-        if function is not None and (function is value or of_the_app(function.__module__)):
+        if function is None:
+            return
+        if function is value:
             self.found(function, name)
+        elif of_the_app(function.__module__):
+            # Below a decorator of somebody else's it is the app's, or an import. If that one caches, too,
+            # it has the name.
+            within = _is_cached_around(value)
+            self._entry(function, f"{_declared(function)}#2" if within else _declared(function))
 
     def _entry(self, obj: Any, wanted: str) -> Entry:
         key = id(obj)
@@ -199,6 +208,15 @@ def _within(obj: Any) -> Any:
             break
         obj = vars(obj).get("__wrapped__")
     return None
+
+
+def _is_cached_around(obj: Any) -> bool:
+    """Whether one of the decorators around what counts itself is another library's cache."""
+    while not _counts_itself(obj):
+        if obj.__globals__.get("__name__", "").partition(".")[0] in BY_NAME:
+            return True
+        obj = vars(obj)["__wrapped__"]
+    return False
 
 
 def _declared(obj: Any) -> str:

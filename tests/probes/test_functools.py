@@ -16,6 +16,7 @@ import cachebox
 import cachetools
 import pytest
 from async_lru import alru_cache
+from cashews import Cache
 
 from fastobs import catalogue, watch
 from fastobs.cells import Meters
@@ -328,6 +329,36 @@ def test_proxies_in_modules_and_classes_are_not_asked(
     app_module.shy = app_module.Prices.shy = Shy()
 
     assert ("double",) in own(catalogue.CACHE_ENTRIES)
+
+
+@pytest.mark.anyio
+async def test_a_cache_within_another_librarys_cache_is_the_second_of_that_name(
+    app_module: Any, probes: Probes, own: Read
+) -> None:
+    """As of memory before Redis; who is asked first has the name, in every worker."""
+    cache = Cache()
+    cache.setup("mem://")
+
+    @app_module.logged
+    @cache(ttl="1m", key="{number}")
+    @alru_cache
+    async def both(number: int) -> int:
+        return number
+
+    layer: Any = both
+    while layer is not None:
+        layer.__module__, layer.__qualname__ = "cached_app", "both"
+        layer = getattr(layer, "__wrapped__", None)
+    app_module.both = both
+    requests = own(catalogue.CACHE_REQUESTS)
+    assert ("both", "hit") not in requests
+    for _ in range(3):
+        await both(1)
+
+    requests = own(catalogue.CACHE_REQUESTS)
+    assert (requests["both", "hit"], requests["both", "miss"]) == (2, 1)
+    assert (requests["both#2", "hit"], requests["both#2", "miss"]) == (0, 1)
+    await cache.close()
 
 
 def test_what_is_none_is_no_cache(app_module: Any, meters: Meters) -> None:
