@@ -21,6 +21,7 @@ from .cells.bridge import CellsCollector
 from .cells.carry import Carry
 from .config import Settings
 from .probes import Probes
+from .signals.conditional import NAME as HTTP
 from .signals.traces import Head
 
 __all__ = ["Process", "process"]
@@ -32,6 +33,7 @@ class Process:
     def __init__(self, meters: Meters | None = None) -> None:
         self.meters = meters or Meters()
         self.probes = Probes(self.meters, self._tell)
+        self.probes.reserve("caches", HTTP)
         report_to(lambda component: self.meters.counter(catalogue.SELF_ERRORS, component).add())
         # What alerts read exists from the first scrape; a counter born with its first event has no
         # rate for it.

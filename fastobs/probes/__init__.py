@@ -244,6 +244,7 @@ class Probes:
         self._tell = tell
         self._names: dict[str, Names] = {}
         self._labels: dict[str, WeakValueDictionary[str, Label]] = {}
+        self._reserved: list[Label] = []
         self._written: WeakValueDictionary[str, CacheProbe] = WeakValueDictionary()
         self._probes: dict[Adapter, Probe] = {}
         self._attached: dict[Adapter, Probe] = {}
@@ -327,6 +328,10 @@ class Probes:
             "For a cache or a limiter of your own, use fastobs.cache(name) or fastobs.limiter(name)."
         )
         raise TypeError(msg)
+
+    def reserve(self, family: str, name: str) -> None:
+        """Somebody else counts under this name: nothing that is watched may be called so."""
+        self._reserved.append(Label(self._names_of(family), name))
 
     def cache(self, name: str) -> CacheProbe:
         """A probe for a cache written by hand; whoever gives the same name has the same one."""

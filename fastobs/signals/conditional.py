@@ -10,7 +10,7 @@ from fastobs._exchange import Exchange, Finish, Signal
 from fastobs.cells import Meters
 from fastobs.cells.meters import Counter
 
-__all__ = ["revalidations"]
+__all__ = ["NAME", "revalidations"]
 
 NAME = "http"
 """The label ``cache``. What each route answered is in the http family, by status."""

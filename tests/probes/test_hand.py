@@ -52,6 +52,13 @@ def test_no_two_have_one_name_by_accident(probes: Probes, read: Read) -> None:
     assert {key[0] for key in read(catalogue.LIMIT_DECISIONS)} == {"users", "users#2"}
 
 
+def test_the_http_cache_is_no_other(read: Read) -> None:
+    """What is answered with 304 is counted under its name."""
+    fastobs.cache("http")(1)
+
+    assert read(catalogue.CACHE_REQUESTS)["http#2", "hit"] == 1
+
+
 def test_the_status_has_a_line_for_them(probes: Probes) -> None:
     """As long as there is one of that name."""
     users, logins = fastobs.cache("users"), fastobs.limiter("logins")
