@@ -183,6 +183,7 @@ class RedisCaches(Probe):
 
     def read(self) -> Iterator[Reading]:
         # Not at once with the hit: what speaks against it may come with the end of that request.
+        doubtful: list[Suspect] = []
         for known, suspect in list(self._suspects.items()):
             if suspect.name or suspect.never:
                 continue
@@ -190,8 +191,17 @@ class RedisCaches(Probe):
             if template != suspect.template:
                 # Its place takes ever new words: what looked like a name may be somebody's.
                 self._merge(self._suspects.pop(known), template)
-            elif suspect.is_cache or (suspect.may_be_one and self._is_siblings(template)):
+            elif suspect.is_cache:
                 self._show(suspect)
+            elif suspect.may_be_one and self.kit.names.is_free(template):
+                doubtful.append(suspect)
+        if doubtful:
+            # What another worker has recognised, it has loaded: this one only finds it.
+            self.kit.meters.hear()
+            shown = {row.values[0] for row in self.kit.meters.rows(catalogue.CACHE_REQUESTS)}
+            for suspect in doubtful:
+                if suspect.template in shown:
+                    self._show(suspect)
         yield from ()
 
     def status(self) -> Iterator[tuple[str, str]]:
@@ -205,14 +215,6 @@ class RedisCaches(Probe):
                 "caches over redis-py",
                 "they are recognised by their commands, which are only seen without pools=None.",
             )
-
-    def _is_siblings(self, template: str) -> bool:
-        """Whether another worker has recognised it: what that one has loaded, this one only finds."""
-        if not self.kit.names.is_free(template):
-            return False
-        self.kit.meters.hear()
-        known = self.kit.meters.rows(catalogue.CACHE_REQUESTS)
-        return any(row.values[0] == template for row in known)
 
     def _show(self, suspect: Suspect) -> None:
         """What was counted becomes visible."""
