@@ -122,6 +122,8 @@ async def test_an_iterator_is_asked_for_once_however_much_it_gives(
     cache: Any, probes: Probes, read: Read
 ) -> None:
     """What it gave is kept piece by piece, and after the last one nothing is found."""
+    # Cached functions of modules that other tests imported.
+    others = {values[0] for values in read(catalogue.CACHE_REQUESTS)}
 
     @cache.iterator(ttl="1m", key="pages")
     async def pages() -> AsyncIterator[int]:
@@ -136,7 +138,7 @@ async def test_an_iterator_is_asked_for_once_however_much_it_gives(
         assert await turn() == [1, 2]
 
     name = f"{HERE}.test_an_iterator_is_asked_for_once_however_much_it_gives.<locals>.pages"
-    assert {values[0] for values in read(catalogue.CACHE_REQUESTS)} == {name}
+    assert {values[0] for values in read(catalogue.CACHE_REQUESTS)} - others == {name}
     assert counts(read, name) == (2, 1, 0)
     assert loads(read, name) == (1, 0)
 
