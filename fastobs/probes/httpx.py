@@ -8,6 +8,7 @@ opens no connections (ASGI, mock) shows none.
 from __future__ import annotations
 
 import sys
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar, Token
 from functools import partial
@@ -26,6 +27,7 @@ from fastobs.config import Settings
 
 from . import Kit, Probe, ReleaseError
 from ._clients import Client, Clients
+from ._hooks import parameters
 
 __all__ = ["HTTPX", "probe"]
 
@@ -33,6 +35,9 @@ COMPONENT = "probes.httpx"
 CORES = {"httpx": "httpcore", "httpx2": "httpcore2"}
 SENT_WITH = {"stream", "auth", "follow_redirects"}
 """The keywords of `Client.send`. To pass them on by name takes a tenth of the time that any others take."""
+
+ANSWER = ("self", "stream", "pool_request", "pool")
+"""What an answer of a pool is made of; it has private attributes of the same names."""
 
 SENDING: ContextVar[Any] = ContextVar("fastobs_httpx_sending", default=None)
 """The client whose request is on its way through a transport that is not the library's own: it may
@@ -128,7 +133,7 @@ class HTTPX(Clients):
                 else:
                     missing.add("create")
             for body, way in bodies:
-                if body is not None:
+                if body is not None and parameters(body, "__init__") == ANSWER:
                     wrap(body, way, self._around_closing)
                 else:
                     missing.add("use")
@@ -360,8 +365,6 @@ class HTTPX(Clients):
                     except Exception as error:
                         contain(COMPONENT, error)
             try:
-                if client is not None:
-                    response.stream._fastobs_held = client, request._fastobs_since
                 if response.status == 429 and hooks.on:
                     self._turned_down()
             except Exception as error:
@@ -402,8 +405,6 @@ class HTTPX(Clients):
                     except Exception as error:
                         contain(COMPONENT, error)
             try:
-                if client is not None:
-                    response.stream._fastobs_held = client, request._fastobs_since
                 if response.status == 429 and hooks.on:
                     self._turned_down()
             except Exception as error:
@@ -467,20 +468,25 @@ class HTTPX(Clients):
             self._gave_back(client, since)
 
     def _around_closing(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        hooks = self._hooks
+        hooks, owners = self._hooks, self._owners
 
         # Of an async pool this passes on what the response awaits.
         def close(stream: Any) -> Any:
             try:
-                held, stream._fastobs_held = stream._fastobs_held, None
-                if held is not None and hooks.on:
-                    client, since = held
-                    if since and (row := client.use) is not None:
-                        row.observe(perf_counter() - since)
+                if hooks.on and not stream._closed:
+                    client = owners[id(stream._pool)][0]
+                    since = stream._pool_request.request._fastobs_since
+                    if since and (use := client.use) is not None:
+                        # `observe`, without the call.
+                        took, bounds = perf_counter() - since, use.bounds
+                        bucket = 0 if took <= bounds[0] else bisect_left(bounds, took)
+                        cells, at = use.cells, use.at
+                        cells[at + bucket] += 1.0
+                        cells[at + use.last] += took
                     elif since:
                         self._gave_back(client, since)
-            except AttributeError:
-                # It was on its way before we came.
+            except (AttributeError, KeyError):
+                # It was on its way before we came, or is nobody's.
                 pass
             except Exception as error:
                 contain(COMPONENT, error)

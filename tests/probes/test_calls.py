@@ -119,11 +119,11 @@ def test_a_statement_of_sqlalchemy_takes_four_calls() -> None:
 
 
 @pytest.mark.usefixtures("probes")
-def test_a_request_of_httpx_takes_five_calls() -> None:
-    """Around the client, its pool, what waits there and what gives back, and a row; two more where it
-    is a part of a request."""
+def test_a_request_of_httpx_takes_four_calls() -> None:
+    """Around the client, its pool, what waits there and what gives back; two more where it is a part
+    of a request."""
     with upstream() as server, httpx.Client(base_url=server.url, trust_env=False) as client:
-        check(lambda: client.get("/"), outside=5, inside=7)
+        check(lambda: client.get("/"), outside=4, inside=6)
 
 
 @pytest.mark.integration
